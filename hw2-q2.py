@@ -1,0 +1,452 @@
+"""Question 2: a small CNN for retinal OCT images, with max-pooling and without.
+
+python hw2-q2.py                                 one training run on OCTMNIST, with the homework's settings
+python hw2-q2.py --no_maxpool                    the same network with strided convolutions for pooling
+python hw2-q2.py --sweep                         the homework: three learning rates x three seeds, then no_maxpool
+python hw2-q2.py --dataset synthetic-oct         the same on synthetic scans: nothing to download
+python hw2-q2.py --predict scan.png --checkpoint checkpoints/pneumoniamnist-strong.safetensors
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+import q2_strong
+import utils
+from image_data import PARTS, ImageData, load_images, normalise_, read_image, to_pixels, with_course_test_split
+from q2_config import Config, parse_config
+
+SWEEP_LEARNING_RATES = (0.1, 0.01, 0.001)
+MISTAKES_KEPT = 12
+
+
+class CNN(nn.Module):
+    """Two convolutions and three affine layers; returns log-probabilities (B, num_classes).
+
+    Takes images (B, C, H, W), or flattened (B, C*H*W). `no_maxpool` replaces each pooling by a stride of 2 in
+    the convolution before it, which leaves the number of parameters as it is. Source: homework, Question 2.
+    """
+
+    def __init__(
+        self, dropout_prob: float, no_maxpool: bool = False, num_classes: int = 4, image_shape: tuple = (1, 28, 28)
+    ):
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        stride = 2 if no_maxpool else 1
+        self.conv1 = nn.Conv2d(image_shape[0], 8, kernel_size=3, stride=stride, padding=1)
+        self.conv2 = nn.Conv2d(8, 16, kernel_size=3, stride=stride, padding=0)
+        self.pool = nn.Identity() if no_maxpool else nn.MaxPool2d(kernel_size=2, stride=2)
+        self.dropout = nn.Dropout(dropout_prob)
+        with torch.no_grad():
+            affine_inputs = self.features(torch.zeros(1, *image_shape)).shape[1]  # eq:conv-size: 16 * 6 * 6 = 576
+        self.fc1 = nn.Linear(affine_inputs, 320)
+        self.fc2 = nn.Linear(320, 120)
+        self.fc3 = nn.Linear(120, num_classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.conv1(images)))  # (B, 8, 14, 14) for 28x28 images, in both variants
+        x = self.pool(F.relu(self.conv2(x)))  # (B, 16, 6, 6)
+        return x.flatten(1)  # (B, 576)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.features(images.view(-1, *self.image_shape))
+        x = self.dropout(F.relu(self.fc1(x)))  # (B, 320)
+        x = F.relu(self.fc2(x))  # (B, 120)
+        return F.log_softmax(self.fc3(x), dim=-1)  # (B, num_classes)
+
+
+def get_number_trainable_params(model: nn.Module) -> int:
+    """Number of scalars that training adjusts (eq:parameters: 224,892 for four classes)."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """Multiply-add operations of one image's forward pass, as PyTorch's FLOP counter sees them."""
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *image_shape))
+    return counter.get_total_flops() // 2
+
+
+# --- one training run --------------------------------------------------------------------------------
+
+
+def build_model(settings: dict, num_classes: int, image_shape: tuple[int, ...]) -> nn.Module:
+    if settings["recipe"] == "strong":
+        model = q2_strong.StrongCNN(num_classes, image_shape[0])
+    else:
+        model = CNN(settings["dropout"], settings["no_maxpool"], num_classes, image_shape)
+    return model.to(memory_format=torch.channels_last)  # pooling is 6 times as fast in this order on a CPU
+
+
+def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
+    return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.l2_decay, fused=True)
+
+
+def nll_losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    images, labels = batch
+    return F.nll_loss(model(images), labels, reduction="none")  # (B,)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
+    """Log-probabilities (N, num_classes), on the CPU, of normalised images (N, C, H, W)."""
+    device = next(model.parameters()).device
+    return torch.cat([model.eval()(batch.to(device)).cpu() for batch in images.split(batch_size)])
+
+
+def scores(log_probs: Tensor, labels: Tensor, task: str) -> dict[str, float]:
+    """Loss, accuracy and macro-AUC (each class against the rest), the latter two by MedMNIST's own evaluator."""
+    from medmnist.evaluator import getACC, getAUC
+
+    truth, probabilities = labels.numpy(), log_probs.double().exp().numpy()
+    every_class = len(labels.unique()) == log_probs.shape[1]  # or there is no curve to measure
+    return {
+        "loss": F.nll_loss(log_probs, labels).item(),
+        "accuracy": float(getACC(truth, probabilities, task)),
+        "auc": float(getAUC(truth, probabilities, task)) if every_class else math.nan,
+    }
+
+
+def load_data(config: Config) -> ImageData:
+    data = load_images(config.dataset, config.data_root, strict_checksum=config.strict_checksum)
+    if config.course_test_split:
+        data = with_course_test_split(data)
+    if config.dry_run:
+        few = {part: tuple(t[: 10 * config.batch_size] for t in getattr(data, part)) for part in PARTS}
+        data = dataclasses.replace(data, **few)
+    return data
+
+
+def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
+    """Train one network; returns it with its trial: seed, history, validation scores, or where it diverged."""
+    utils.configure_seed(config.seed)
+    settings, image_shape = config.settings(), tuple(data.train[0].shape[1:])
+    model = build_model(settings, len(data.class_names), image_shape)
+    optimizer = build_optimizer(config, model)
+    images, labels = data.val
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        return {f"val_{name}": value for name, value in scores(predict(model, images), labels, data.task).items()}
+
+    batches = utils.Batches(data.train, config.batch_size, config.seed)
+    extras = q2_strong.fit_options(optimizer, len(batches) * config.epochs, data) if config.recipe == "strong" else {}
+    trial = {"seed": config.seed, "diverged_in_epoch": None}
+    try:
+        trial["history"] = utils.fit(
+            model,
+            batches,
+            optimizer,
+            **{"loss_fn": nll_losses, **extras},
+            evaluate=evaluate,
+            epochs=config.epochs,
+            seed=config.seed,
+            checkpoint=None if config.dry_run else config.file(".ckpt"),
+            config=settings,
+            resume=config.resume,
+            device=config.device,
+            tensorboard=config.file("").parent / "tensorboard" / config.run_name if config.tensorboard else None,
+        )
+        trial["validation"] = scores(predict(model, images), labels, data.task)
+    except utils.Diverged as diverged:
+        trial |= {"history": diverged.history, "diverged_in_epoch": diverged.epoch, "validation": None}
+    return model, trial
+
+
+def test(model: nn.Module, data: ImageData) -> dict:
+    """Scores on the test set, the confusion matrix (rows: true classes), and the most confident mistakes."""
+    images, labels = data.test
+    log_probs = predict(model, images)
+    predicted, classes = log_probs.argmax(1), log_probs.shape[1]
+    confidence = torch.where(predicted == labels, 0, log_probs.max(1).values.exp())
+    worst = [i for i in confidence.argsort(descending=True, stable=True)[:MISTAKES_KEPT].tolist() if confidence[i] > 0]
+    return scores(log_probs, labels, data.task) | {
+        "confusion_matrix": (labels * classes + predicted).bincount(minlength=classes**2).view(classes, -1).tolist(),
+        "mistakes": [
+            {
+                "index": i,
+                "true": labels[i].item(),
+                "predicted": predicted[i].item(),
+                "probability": confidence[i].item(),
+            }
+            for i in worst
+        ],
+    }
+
+
+# --- saved models and prediction ---------------------------------------------------------------------
+
+
+def save_model(path: Path, model: nn.Module, config: Config, data: ImageData) -> None:
+    """Write the weights as safetensors, with all that is needed to rebuild the network and prepare an image."""
+    header = {
+        "settings": config.settings(),
+        "image_shape": list(data.train[0].shape[1:]),
+        "class_names": list(data.class_names),
+        "mean": data.mean,
+        "std": data.std,
+        "source": data.source,
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    utils.write_file(path, safetensors_bytes(weights, metadata={"model": json.dumps(header)}))
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, dict]:
+    """Read what `save_model` wrote: the network in evaluation mode, and its header."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: a training run writes one as OUT/q2/<run>.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["model"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        model = build_model(header["settings"], len(header["class_names"]), header["image_shape"])
+        model.load_state_dict(weights)
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is no checkpoint of this script: {error}") from error
+    return model.eval(), header
+
+
+def predict_files(paths: list[str], checkpoint: str, device: str) -> int:
+    """Print the class probabilities of each image file; returns 2 if one of them could not be read."""
+    model, header = load_model(checkpoint)
+    if device not in ("auto", "cpu"):
+        model = model.to(device)
+    made_for = f"{header['settings']['dataset']} ({header['source']})"
+    print(f"{Path(checkpoint).name}, trained on {made_for}; for teaching, not for medical use")
+    failed = 0
+    for path in paths:
+        try:
+            image, note = read_image(path, tuple(header["image_shape"]))
+        except (OSError, ValueError) as error:
+            print(f"hw2-q2.py: {path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+            failed = 2
+            continue
+        log_probs = predict(model, normalise_(to_pixels(image), header["mean"], header["std"]))[0]
+        ranked = sorted(zip(log_probs.exp().tolist(), header["class_names"], strict=True), reverse=True)
+        print(f"{path}: " + ", ".join(f"{name} {probability:.3f}" for probability, name in ranked) + note)
+    return failed
+
+
+# --- comparisons over seeds, learning rates and networks ---------------------------------------------
+
+
+def train_side_by_side(configs: list[Config]) -> list[dict]:
+    """Train each configuration in a one-thread process of this script, as many at a time as there are cores.
+
+    Returns their trials, which equal those of the same commands run one by one. Raises ValueError, with the
+    last line of its log, when one fails otherwise than by diverging.
+    """
+    waiting, running = list(configs), {}
+    progress = tqdm(total=len(configs), desc="training runs", disable=None)
+    try:
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                config = waiting.pop(0)
+                config.file("").parent.mkdir(parents=True, exist_ok=True)
+                with config.file(".log").open("w") as log:
+                    process = subprocess.Popen(config.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                running[process] = config
+            for process in [process for process in running if process.poll() is not None]:
+                config = running.pop(process)
+                if process.returncode not in (0, 1):
+                    lines = config.file(".log").read_text().splitlines() or [f"exit code {process.returncode}"]
+                    raise ValueError(f"training {config.run_name} failed: {lines[-1]} (log: {config.file('.log')})")
+                progress.update()
+            time.sleep(0.05)
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
+        progress.close()
+    files = [config.file(".json") for config in configs]
+    return [model["trials"][0] for file in files for model in json.loads(file.read_text())["models"].values()]
+
+
+def summarise(config: Config, trials: list[dict], data: ImageData) -> dict:
+    """One network's entry in a result file: mean and deviation over its trials, and the trials themselves."""
+    settings, image_shape = config.settings(), tuple(data.train[0].shape[1:])
+    model = build_model(settings, len(data.class_names), image_shape)
+    converged = [trial for trial in trials if trial["diverged_in_epoch"] is None]
+    metrics = {}
+    for part in ("validation", "test"):
+        if converged and all(trial.get(part) for trial in converged):
+            names = ("loss", "accuracy", "auc")
+            metrics[part] = {name: utils.mean_std([trial[part][name] for trial in converged]) for name in names}
+    epochs = [record["seconds"] for trial in trials for record in trial["history"]]
+    return {
+        "settings": {name: value for name, value in settings.items() if name != "seed"},
+        "parameters": get_number_trainable_params(model),
+        "multiply_adds": multiply_adds(model, image_shape),
+        "training_us_per_image": 1e6 * statistics.median(epochs) / len(data.train[1]) if epochs else None,
+        "inference_us_per_image": inference_time(model, data.val[0][:1000]),
+        "diverged_seeds": [trial["seed"] for trial in trials if trial["diverged_in_epoch"] is not None],
+        "metrics": metrics,
+        "trials": trials,
+    }
+
+
+def inference_time(model: nn.Module, images: Tensor) -> float:
+    """Microseconds per image of a forward pass on the CPU: median of five passes, one thread."""
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        predict(model, images)
+        seconds.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(seconds[1:]) / len(images)  # the first one warms up
+
+
+def majority_baseline(data: ImageData) -> dict:
+    """What always answering the commonest training class gets."""
+    majority = data.train[1].bincount().argmax()
+    parts = {"validation": data.val[1], "test": data.test[1]}
+    accuracy = {part: (labels == majority).double().mean().item() for part, labels in parts.items()}
+    return {"class": data.class_names[majority], "accuracy": accuracy}
+
+
+def test_saved(config: Config, trials: list[dict], data: ImageData) -> None:
+    """Test the saved network of each trial, once."""
+    for trial in trials:
+        model, _ = load_model(dataclasses.replace(config, seed=trial["seed"]).file(".safetensors"))
+        trial["test"] = test(model, data)
+        if hasattr(model, "conv1"):
+            trial["first_layer"] = model.conv1.weight[:, 0].tolist()
+
+
+def sweep(config: Config, data: ImageData) -> dict:
+    """The homework's comparison: {variant: summary}, the selected learning rate's first, `no_maxpool` second."""
+    rates = [dataclasses.replace(config, learning_rate=rate) for rate in SWEEP_LEARNING_RATES]
+    trials = train_side_by_side([single for rate in rates for single in one_per_seed(rate)])
+    trials = {rate: [trials.pop(0) for _ in config.seeds] for rate in rates}
+    usable = [rate for rate in rates if not any(trial["diverged_in_epoch"] for trial in trials[rate])]
+    if not usable:
+        raise ValueError("every learning rate of the sweep diverged: there is nothing to select")
+    selected = max(usable, key=lambda rate: np.mean([trial["validation"]["accuracy"] for trial in trials[rate]]))
+    no_maxpool = dataclasses.replace(selected, no_maxpool=not config.no_maxpool)
+    trials[no_maxpool] = train_side_by_side(one_per_seed(no_maxpool))
+    order = [selected, no_maxpool, *(rate for rate in rates if rate != selected)]
+    if not config.no_test:
+        for tested in order[:2]:
+            test_saved(tested, trials[tested], data)
+    return {variant.variant: summarise(variant, trials[variant], data) for variant in order}
+
+
+def one_per_seed(config: Config) -> list[Config]:
+    return [dataclasses.replace(config, sweep=False, seeds=(), no_test=True, seed=seed) for seed in config.seeds]
+
+
+def run(config: Config) -> dict:
+    """Do what the flags ask for and return it in the form of a result file.
+
+    `models` has an entry for each network; the first is the selected one, whose `metrics` also stand at the top.
+    """
+    start = time.perf_counter()
+    data = load_data(config)
+    if config.sweep:
+        models = sweep(config, data)
+    else:
+        if config.seeds:
+            trials = train_side_by_side(one_per_seed(config))
+        else:
+            model, trial = train(config, data)
+            trials = [trial]
+            if not (config.dry_run or trial["diverged_in_epoch"]) and utils.is_main_process():
+                save_model(config.file(".safetensors"), model, config, data)
+        if not (config.no_test or config.dry_run):
+            test_saved(config, [trial for trial in trials if not trial["diverged_in_epoch"]], data)
+        models = {config.variant: summarise(config, trials, data)}
+    name = f"{config.dataset}-{'sweep' if config.sweep else config.variant}"
+    return {
+        "question": "q2",
+        "run": name if config.seeds else config.run_name,
+        "config": config.settings() | {"course_test_split": config.course_test_split},
+        "seeds": list(config.seeds or (config.seed,)),
+        "data": data.describe(),
+        "majority_baseline": majority_baseline(data),
+        "models": models,
+        "metrics": next(iter(models.values()))["metrics"],
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def print_summary(result: dict) -> None:
+    """A line per network: validation and test scores, in percent, mean and deviation over seeds."""
+    data, baseline = result["data"], result["majority_baseline"]["accuracy"]
+    synthetic = " (synthetic)" if data["source"] == "synthetic" else ""
+    print(f"\n{data['name']}{synthetic}, seeds {', '.join(map(str, result['seeds']))}, {result['seconds']:.0f} s")
+    print(
+        f"{'network':28}{'val. accuracy':>15}{'test accuracy':>15}{'test AUC':>15}{'parameters':>12}{'mult-adds':>11}"
+    )
+    percent = f"{100 * baseline['validation']:13.1f} %{100 * baseline['test']:13.1f} %"
+    print(f"{'always the commonest class':28}{percent}{'0.500':>15}{0:12}{0:11}")
+    for variant, model in result["models"].items():
+        cells = []
+        for part, name, scale, digits in (
+            ("validation", "accuracy", 100, 1),
+            ("test", "accuracy", 100, 1),
+            ("test", "auc", 1, 3),
+        ):
+            metric = model["metrics"].get(part, {}).get(name)
+            missing = "diverged" if model["diverged_seeds"] else "-"
+            cells.append(
+                f"{scale * metric['mean']:.{digits}f} ± {scale * metric['std']:.{digits}f}" if metric else missing
+            )
+        print(
+            f"{variant:28}"
+            + "".join(f"{cell:>15}" for cell in cells)
+            + f"{model['parameters']:12,}{model['multiply_adds']:11,}"
+        )
+
+
+@utils.command_line
+def main(argv: list[str] | None = None) -> int:
+    config, images, checkpoint = parse_config(argv, __doc__)
+    # Steps this small gain little from a second thread and lose much beside a busy neighbour; and the sums, so the
+    # weights, are the same whatever the number of cores. Runs side by side use the cores instead.
+    torch.set_num_threads(1)
+    if images:
+        return predict_files(images, checkpoint, config.device)
+    if "RANK" in os.environ and config.seeds:
+        raise ValueError("--sweep and --seeds start their own processes: run them without torchrun")
+    if config.dry_run and config.seeds:
+        print("would train:", *(" ".join(single.command()) for single in one_per_seed(config)), sep="\n  ")
+        config = one_per_seed(config)[0]
+    result = run(config)
+    if not utils.is_main_process():
+        return 0
+    print_summary(result)
+    if config.dry_run:
+        print("dry run: a short epoch on few images; nothing was written")
+        return 0
+    path = utils.save_results(config.out, result)
+    print(f"results: {path}")
+    if not config.no_test:
+        import q2_plots
+
+        plots = q2_plots.draw(path, Path(config.out) / "plots", config.data_root)
+        print("plots:  ", *(plot for plot in plots if plot.suffix == ".png"), sep="\n  ")
+    if all(model["diverged_seeds"] for model in result["models"].values()):
+        trial = next(iter(result["models"].values()))["trials"][0]
+        raise utils.Diverged(trial["diverged_in_epoch"], trial["history"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""The flags of Question 2 (`python hw2-q2.py --help`), read into one frozen Config and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from argparse import SUPPRESS, RawDescriptionHelpFormatter
+from dataclasses import dataclass
+from pathlib import Path
+
+import q2_strong
+import utils
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags; `settings` are those that a trained model depends on."""
+
+    dataset: str = "octmnist"
+    data_root: str = "data"
+    recipe: str = "homework"
+    epochs: int = 15
+    batch_size: int = 8
+    learning_rate: float = 0.01
+    l2_decay: float = 0.0
+    dropout: float = 0.7
+    optimizer: str = "sgd"
+    no_maxpool: bool = False
+    seed: int = 0
+    device: str = "auto"
+    strict_checksum: bool = False
+    course_test_split: bool = False
+    no_test: bool = False
+    seeds: tuple[int, ...] = ()
+    sweep: bool = False
+    out: str = "runs"
+    resume: bool = False
+    dry_run: bool = False
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        checks = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
+            "l2_decay": (0 <= self.l2_decay < math.inf, "not negative"),
+            "dropout": (0 <= self.dropout < 1, "at least 0 and less than 1"),
+            "seed": (self.seed >= 0, "not negative"),
+            "seeds": (all(s >= 0 for s in self.seeds) and len(set(self.seeds)) == len(self.seeds), "distinct, from 0"),
+        }
+        for name, (valid, expected) in checks.items():
+            if not valid:
+                raise ValueError(f"--{name} is {getattr(self, name)}, but must be {expected}")
+        if self.recipe == "strong" and (self.sweep or self.no_maxpool):
+            raise ValueError("--recipe strong has a network of its own: leave out --sweep and --no_maxpool")
+
+    def settings(self) -> dict:
+        names = "dataset recipe epochs batch_size learning_rate l2_decay dropout optimizer no_maxpool seed"
+        return {name: getattr(self, name) for name in names.split()}
+
+    @property
+    def variant(self) -> str:
+        network = "strong" if self.recipe == "strong" else "no_maxpool" if self.no_maxpool else "maxpool"
+        return f"{network}-{self.optimizer}-lr{self.learning_rate:g}"
+
+    @property
+    def run_name(self) -> str:
+        return f"{self.dataset}-{self.variant}-seed{self.seed}"
+
+    def file(self, suffix: str) -> Path:
+        return Path(self.out) / "q2" / f"{self.run_name}{suffix}"
+
+    def command(self) -> list[str]:
+        """The command line that gives this configuration."""
+        flags = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is True:
+                flags.append(f"--{field.name}")
+            elif field.name == "seeds":
+                flags += ["--seeds", *map(str, value)] if value else []
+            elif value is not False:
+                flags += [f"--{field.name}", str(value)]
+        return [sys.executable, str(utils.ROOT / "hw2-q2.py"), *flags]
+
+
+def parse_config(argv: list[str] | None, description: str) -> tuple[Config, list[str] | None, str]:
+    """Read the command line into a Config, the images to predict (None to train), and the checkpoint for them."""
+    parser = utils.ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    flag = lambda name, text, **kwargs: parser.add_flag(name, help=text, default=SUPPRESS, **kwargs)  # noqa: E731
+    flag("dataset", "octmnist (default), another single-label 2-D MedMNIST set, mnist, or synthetic-oct (made offline)")
+    flag("data_root", "folder of the data files (data)")
+    flag("recipe", "homework (default), or strong: a better network and training", choices=("homework", "strong"))
+    flag("epochs", "passes over the training set (15; strong: 40)", type=int)
+    flag("batch_size", "images per step, over all processes together (8; strong: 64)", type=int)
+    flag("learning_rate", "step size of the optimiser (0.01)", type=float)
+    flag("l2_decay", "weight decay (0)", type=float)
+    flag("dropout", "probability of dropping a hidden unit (0.7)", type=float)
+    flag("optimizer", "sgd (default) or adam", choices=("sgd", "adam"))
+    flag("no_maxpool", "convolutions of stride 2 in the place of max-pooling", action="store_true")
+    flag("seed", "seed of the weights, the order and the dropout (0)", type=int)
+    flag(
+        "seeds", "train once per seed, side by side, and report mean and deviation (sweep: 0 1 2)", type=int, nargs="+"
+    )
+    flag("sweep", "compare learning rates 0.1, 0.01, 0.001 on validation data, then test and train no_maxpool",
+         action="store_true")  # fmt: skip
+    flag("device", "auto (default), cpu, cuda or mps", choices=("auto", "cpu", "cuda", "mps"))
+    flag("out", "folder for results, plots and checkpoints (runs)")
+    flag("resume", "go on from the checkpoints of the same command", action="store_true")
+    flag("dry_run", "one short epoch on a few images, to check a command; writes nothing", action="store_true")
+    flag("no_test", "leave the test set alone", action="store_true")
+    flag(
+        "course_test_split", "test on the 529 images of OCTMNIST that the course's own loader kept", action="store_true"
+    )
+    flag("strict_checksum", "refuse a data file whose MD5 is not the official one", action="store_true")
+    flag("tensorboard", "log to OUT/q2/tensorboard", action="store_true")
+    flag("predict", "classify image files with --checkpoint instead of training", nargs="+", metavar="IMAGE")
+    flag("checkpoint", "a .safetensors file that a training run wrote (the shipped strong model)", metavar="FILE")
+    given = vars(parser.parse_args(argv))
+    images = given.pop("predict", None)
+    checkpoint = given.pop("checkpoint", str(utils.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"))
+    if "seeds" in given:
+        given["seeds"] = tuple(given["seeds"])
+    elif given.get("sweep"):
+        given["seeds"] = (0, 1, 2)
+    return Config(**(q2_strong.DEFAULTS if given.get("recipe") == "strong" else {}) | given), images, checkpoint

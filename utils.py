@@ -1,0 +1,393 @@
+"""What every script of the course shares: seeds, image data, the training loop, results, plots.
+
+Read `fit` first: it is the only training loop of this repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, slice_tensors
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from image_data import ImageData, load_images
+
+__all__ = ["ImageData", "load_images"]
+
+ROOT = Path(__file__).resolve().parent
+
+# --- seeds -------------------------------------------------------------------------------------------
+
+
+def configure_seed(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch (every device) and make cuDNN deterministic."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def derived_seed(*parts: int) -> int:
+    """A 32-bit seed that depends on every one of `parts`, e.g. (seed, epoch)."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+class Batches:
+    """Shuffled mini-batches of tensors that share their first dimension.
+
+    The order of epoch e is a function of `seed` and e alone, so that a resumed run sees what the
+    uninterrupted one saw. A batch is gathered in one indexing operation, not sample by sample.
+    """
+
+    def __init__(self, tensors: tuple[Tensor, ...], batch_size: int, seed: int):
+        self.tensors, self.batch_size, self.seed = tensors, batch_size, seed
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.tensors[0]) / self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
+        for indices in torch.randperm(len(self.tensors[0]), generator=generator).split(self.batch_size):
+            yield tuple(tensor[indices] for tensor in self.tensors)
+
+
+# --- the one training loop ---------------------------------------------------------------------------
+
+DIVERGENCE_CHECK_STEPS = 50  # reading the loss makes a GPU wait, so it is not read at each step
+
+
+class Diverged(Exception):
+    """The loss or a weight is no longer finite; `history` holds the epochs before that."""
+
+    def __init__(self, epoch: int, history: list[dict]):
+        super().__init__(f"training diverged in epoch {epoch}: the loss is not finite; lower the learning rate")
+        self.epoch, self.history = epoch, history
+
+
+def is_main_process() -> bool:
+    """Whether this is the process of a torchrun launch that prints and writes files."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    *,
+    loss_fn: Callable[[nn.Module, tuple[Tensor, ...]], Tensor],
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    epochs: int,
+    seed: int,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    clip_norm: float | None = None,
+    average_decay: float | None = None,
+    keep_best: Callable[[dict[str, float]], float] | None = None,
+    checkpoint: Path | None = None,
+    config: dict | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    mixed_precision: str = "no",
+    tensorboard: Path | None = None,
+) -> list[dict]:
+    """Train `model` in place and return the history: per epoch its mean loss, seconds and metrics.
+
+    `loss_fn` gives one loss per item that counts (an image, a token), unreduced: a step follows their mean
+    over the global batch, however many processes share it. `evaluate` gets the model in evaluation mode.
+    `scheduler` advances once per step. With `average_decay`, an exponential moving average of the weights is
+    what is evaluated and kept. The last epoch is kept, or the one with the highest `keep_best(metrics)`.
+
+    Each epoch ends with `checkpoint` written in one piece. `resume` goes on from it, bit for bit, and refuses
+    one made with another `config`. Raises Diverged, with the checkpoint left at the last good epoch.
+    """
+    log_with = "tensorboard" if tensorboard else None
+    accelerator = Accelerator(
+        cpu=device == "cpu", mixed_precision=mixed_precision, log_with=log_with, project_dir=tensorboard
+    )
+    if device not in ("auto", accelerator.device.type):
+        raise ValueError(f"there is no {device} device here, only {accelerator.device.type}: use --device auto")
+    accelerator.init_trackers("")
+    # The optimiser stays PyTorch's own: Accelerate's wrapper is for float16 and would cost 5 % of a small step.
+    wrapped = accelerator.prepare(model)
+    run = _Run(model, optimizer, scheduler, average_decay, config or {})
+    if checkpoint and resume and checkpoint.exists():
+        run.load(checkpoint)
+    elif checkpoint and accelerator.is_main_process:
+        run.save(checkpoint)  # so that a run stopped in its first epoch is resumable too
+
+    for epoch in range(len(run.history) + 1, epochs + 1):
+        start = time.perf_counter()
+        # a seed of its own for each epoch, so that a checkpoint needs no generator's state
+        configure_seed(derived_seed(seed, epoch, accelerator.process_index))
+        train_loss = _train_epoch(accelerator, wrapped, run, batches, loss_fn, clip_norm, epoch, epochs)
+        metrics = run.evaluate(evaluate)
+        run.history.append(
+            {"epoch": epoch, "train_loss": train_loss, **metrics, "seconds": time.perf_counter() - start}
+        )
+        if keep_best:
+            run.remember_if_best(keep_best(metrics))
+        if checkpoint and accelerator.is_main_process:
+            run.save(checkpoint)
+        accelerator.log(run.history[-1], step=epoch)
+    accelerator.end_training()
+    model.load_state_dict(run.kept_weights())
+    return run.history
+
+
+def _train_epoch(accelerator, model, run, batches, loss_fn, clip_norm, epoch, epochs) -> float:
+    """One pass over the batches; returns the mean loss over its items."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    loss_sum, items, train_loss = torch.zeros((), device=accelerator.device), 0, math.nan
+    model.train()
+    progress = tqdm(
+        batches.epoch(epoch), f"epoch {epoch}/{epochs}", len(batches), leave=False, disable=None if rank == 0 else True
+    )
+    for step, batch in enumerate(progress, 1):
+        if world > 1:
+            batch = slice_tensors(batch, slice(rank, None, world))
+        losses = loss_fn(model, send_to_device(batch, accelerator.device))  # (items,)
+        count = losses.numel()
+        if world > 1:
+            count = int(accelerator.reduce(torch.tensor(count, device=accelerator.device)))
+        run.optimizer.zero_grad()
+        accelerator.backward(losses.sum() * (world / count))  # world: gradients are averaged over processes
+        if clip_norm:
+            accelerator.clip_grad_norm_(model.parameters(), clip_norm)
+        run.advance()
+        loss_sum, items = loss_sum + losses.detach().sum(), items + count
+        if step % DIVERGENCE_CHECK_STEPS == 0 or step == len(batches):
+            train_loss = float(accelerator.reduce(loss_sum)) / items
+            if not math.isfinite(train_loss):
+                raise Diverged(epoch, run.history)
+            progress.set_postfix(loss=f"{train_loss:.4f}")
+    if not all(parameter.isfinite().all() for parameter in run.model.parameters()):
+        raise Diverged(epoch, run.history)  # the last step can break the weights after a finite loss
+    return train_loss
+
+
+class _Run:
+    """Everything that changes during training, and its checkpoint."""
+
+    def __init__(self, model, optimizer, scheduler, average_decay, config):
+        self.model, self.optimizer, self.scheduler, self.config = model, optimizer, scheduler, config
+        self.history, self.best, self.average = [], None, None
+        if average_decay:
+            # buffers too: batch normalisation's statistics must belong to the averaged weights
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average_decay), use_buffers=True)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        return self.average.module if self.average else self.model
+
+    def advance(self) -> None:
+        self.optimizer.step()
+        if self.scheduler:
+            self.scheduler.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+
+    @torch.no_grad()
+    def evaluate(self, evaluate) -> dict[str, float]:
+        return evaluate(self.evaluated_model.eval())
+
+    def remember_if_best(self, score: float) -> None:
+        if self.best is None or score > self.best["score"]:
+            weights = {name: tensor.clone() for name, tensor in self.evaluated_model.state_dict().items()}
+            self.best = {"score": score, "weights": weights}
+
+    def kept_weights(self) -> dict[str, Tensor]:
+        return self.best["weights"] if self.best else self.evaluated_model.state_dict()
+
+    def _parts(self) -> dict:
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler, "average": self.average}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def save(self, path: Path) -> None:
+        state = {"config": self.config, "history": self.history, "best": self.best}
+        buffer = io.BytesIO()  # torch.save reports a full disk as a RuntimeError: let the file be written plainly
+        torch.save(state | {name: part.state_dict() for name, part in self._parts().items()}, buffer)
+        write_file(path, buffer.getvalue())
+
+    def load(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file makes torch.load raise nearly anything
+            raise ValueError(f"{path} is no readable checkpoint: delete it and run again without --resume") from error
+        changed = sorted(
+            k for k in state["config"].keys() | self.config if state["config"].get(k) != self.config.get(k)
+        )
+        if changed:
+            raise ValueError(f"{path} was made with other settings ({', '.join(changed)}): train without --resume")
+        self.history, self.best = state["history"], state["best"]
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+
+# --- results -----------------------------------------------------------------------------------------
+
+
+def write_file(path: str | Path, data: bytes) -> None:
+    """Write a file in one piece: its name never holds half of the data, whatever stops the writing.
+
+    Raises OSError that names the file, with nothing left behind, where the disk is full or read-only.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({error.strerror or error}): make room, or choose another --out") from error
+    finally:
+        with contextlib.suppress(OSError):  # gone already where all went well
+            temporary.unlink()
+
+
+def mean_std(values: list[float]) -> dict:
+    """Mean and sample standard deviation (0 for a single value) over seeds, with the values themselves."""
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "values": list(values),
+    }
+
+
+def save_results(out: str | Path, result: dict) -> Path:
+    """Write a result to `out`/<question>/<run>.json, together with the environment it was measured in."""
+    path = Path(out) / result["question"] / f"{result['run']}.json"
+    text = json.dumps(_finite({**result, "environment": environment()}), indent=1, allow_nan=False)
+    # lists of plain numbers go on one line, so that a file can be read, and compared by git
+    text = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda match: "[" + re.sub(r"\s+", " ", match[1]) + "]", text)
+    write_file(path, text.encode() + b"\n")
+    return path
+
+
+def _finite(value):
+    """JSON has no NaN: what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def environment() -> dict:
+    """Library versions, processor, threads and commit: what a figure depends on beside its configuration."""
+    packages = ("torch", "torchvision", "accelerate", "numpy", "medmnist")
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_commit": commit or "unknown",
+    }
+
+
+# --- plots -------------------------------------------------------------------------------------------
+
+# Okabe and Ito's palette: distinct for colour-blind readers; the line styles keep it so in black and white
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINE_STYLES = ("-", "--", "-.", ":")
+
+
+@contextlib.contextmanager
+def plot_style() -> Iterator[None]:
+    """The one style of every plot of this repository, within a `with` block."""
+    import matplotlib
+
+    cycle = matplotlib.cycler(color=COLOURS[:4]) + matplotlib.cycler(linestyle=LINE_STYLES)
+    style = {
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "axes.prop_cycle": cycle,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+        "pdf.fonttype": 42,
+        "savefig.dpi": 150,
+    }
+    with matplotlib.rc_context(style):
+        yield
+
+
+def save_figure(figure, stem: str | Path, source: Path) -> list[Path]:
+    """Write a figure as `stem`.pdf and .png, with the SHA-256 of the JSON it was drawn from as its Subject."""
+    metadata = {"Subject": f"sha256:{hashlib.sha256(Path(source).read_bytes()).hexdigest()}"}
+    paths = [Path(f"{stem}.{extension}") for extension in ("pdf", "png")]
+    for path in paths:
+        buffer = io.BytesIO()
+        extra = {"CreationDate": None} if path.suffix == ".pdf" else {}  # the same JSON gives the same file
+        figure.savefig(buffer, format=path.suffix[1:], metadata=metadata | extra)
+        write_file(path, buffer.getvalue())
+    return paths
+
+
+# --- the command line --------------------------------------------------------------------------------
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Accepts each flag with one dash or two, and reports a mistake in one line."""
+
+    def add_flag(self, name: str, **kwargs) -> None:
+        self.add_argument(f"--{name}", f"-{name}", **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def command_line(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
+    """Turn what a user can cause into one line on stderr and an exit code, instead of a traceback.
+
+    2: wrong input or an unusable file; 1: training diverged; 130: Ctrl-C.
+    """
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> int:
+        try:
+            return main(argv) or 0
+        except KeyboardInterrupt:
+            message, code = "interrupted; a training run goes on where it was with the same command and --resume", 130
+        except Diverged as error:
+            message, code = str(error), 1
+        except (ValueError, OSError) as error:
+            message, code = f"error: {error}", 2
+        print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+        return code
+
+    return run
