@@ -90,13 +90,15 @@ def multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> int:
 
 def build_model(settings: dict, num_classes: int, image_shape: tuple[int, ...]) -> nn.Module:
     if settings["recipe"] == "strong":
-        model = q2_strong.StrongCNN(num_classes, image_shape[0])
+        model = q2_strong.StrongCNN(num_classes, image_shape[0], settings["dropout"])
     else:
         model = CNN(settings["dropout"], settings["no_maxpool"], num_classes, image_shape)
     return model.to(memory_format=torch.channels_last)  # pooling is 6 times as fast in this order on a CPU
 
 
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    if config.recipe == "strong":
+        return q2_strong.build_optimizer(model, config.learning_rate, config.l2_decay)
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
     return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.l2_decay, fused=True)
 
@@ -148,14 +150,17 @@ def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
         return {f"val_{name}": value for name, value in scores(predict(model, images), labels, data.task).items()}
 
     batches = utils.Batches(data.train, config.batch_size, config.seed)
-    extras = q2_strong.fit_options(optimizer, len(batches) * config.epochs, data) if config.recipe == "strong" else {}
+    options = {"loss_fn": nll_losses}
+    if config.recipe == "strong":
+        steps = len(batches) * config.epochs
+        options = q2_strong.fit_options(optimizer, steps, data.train[1], data.mean, data.std)
     trial = {"seed": config.seed, "diverged_in_epoch": None}
     try:
         trial["history"] = utils.fit(
             model,
             batches,
             optimizer,
-            **{"loss_fn": nll_losses, **extras},
+            **options,
             evaluate=evaluate,
             epochs=config.epochs,
             seed=config.seed,

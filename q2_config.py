@@ -52,8 +52,10 @@ class Config:
         for name, (valid, expected) in checks.items():
             if not valid:
                 raise ValueError(f"--{name} is {getattr(self, name)}, but must be {expected}")
-        if self.recipe == "strong" and (self.sweep or self.no_maxpool):
-            raise ValueError("--recipe strong has a network of its own: leave out --sweep and --no_maxpool")
+        if self.recipe == "strong" and (self.sweep or self.no_maxpool or self.optimizer != "adam"):
+            raise ValueError(
+                "--recipe strong has its own network and optimiser: leave out --sweep, --no_maxpool and --optimizer"
+            )
 
     def settings(self) -> dict:
         names = "dataset recipe epochs batch_size learning_rate l2_decay dropout optimizer no_maxpool seed"
@@ -92,11 +94,11 @@ def parse_config(argv: list[str] | None, description: str) -> tuple[Config, list
     flag("dataset", "octmnist (default), another single-label 2-D MedMNIST set, mnist, or synthetic-oct (made offline)")
     flag("data_root", "folder of the data files (data)")
     flag("recipe", "homework (default), or strong: a better network and training", choices=("homework", "strong"))
-    flag("epochs", "passes over the training set (15; strong: 40)", type=int)
+    flag("epochs", "passes over the training set (15; strong: 20)", type=int)
     flag("batch_size", "images per step, over all processes together (8; strong: 64)", type=int)
-    flag("learning_rate", "step size of the optimiser (0.01)", type=float)
-    flag("l2_decay", "weight decay (0)", type=float)
-    flag("dropout", "probability of dropping a hidden unit (0.7)", type=float)
+    flag("learning_rate", "step size of the optimiser (0.01; strong: 0.003)", type=float)
+    flag("l2_decay", "weight decay (0; strong: 0.05)", type=float)
+    flag("dropout", "probability of dropping a hidden unit (0.7; strong: 0.2)", type=float)
     flag("optimizer", "sgd (default) or adam", choices=("sgd", "adam"))
     flag("no_maxpool", "convolutions of stride 2 in the place of max-pooling", action="store_true")
     flag("seed", "seed of the weights, the order and the dropout (0)", type=int)
