@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import sys
 import zipfile
@@ -43,7 +44,7 @@ class ImageData:
 def to_pixels(images: np.ndarray) -> Tensor:
     """Turn uint8 images (N, H, W) or (N, H, W, C) into float32 pixels in [0, 1], (N, C, H, W)."""
     images = images[..., None] if images.ndim == 3 else images  # (N, H, W, C)
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
+    return torch.tensor(images.transpose(0, 3, 1, 2)).float().div_(255)
 
 
 def normalise_(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -139,8 +140,13 @@ def _read_medmnist(path: Path, info: dict, md5: str, strict_checksum: bool) -> d
         message = f"the MD5 of {path} is not that of the official file ({md5}): its contents or their order differ"
         if strict_checksum:
             raise ValueError(f"{message}: {mend}")
-        print(f"warning: {message}", file=sys.stderr)
+        _warn_once(f"warning: {message}")
     return arrays
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def _image_problem(images: np.ndarray, labels: np.ndarray, info: dict) -> str | None:
@@ -211,4 +217,4 @@ def read_image(path: str, image_shape: tuple[int, int, int]) -> tuple[np.ndarray
     changes = [f"{size[0]}x{size[1]} to {width}x{height}"] if size != (width, height) else []
     changes += [f"{mode} to {wanted}"] if mode != wanted else []
     note = f" (converted: {', '.join(changes)})" if changes else ""
-    return np.asarray(image).reshape(1, height, width, channels), note
+    return np.array(image).reshape(1, height, width, channels), note

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import utils
 from image_data import load_images, with_course_test_split
@@ -77,6 +78,8 @@ def plot_curves(result: dict) -> Figure:
     for model in models:
         draw_band(loss, model, "train_loss")
         draw_band(accuracy, model, "val_accuracy", 100)
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     accuracy.set(xlabel="epoch", ylabel="validation accuracy (%)")
     accuracy.legend()
@@ -97,6 +100,7 @@ def plot_pooling(result: dict, tested: dict) -> Figure:
             offsets = place + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1)
             axes.plot(offsets, values, "o", color=colour, markersize=4, alpha=0.7)
             axes.plot([place - 0.25, place + 0.25], [scale * metric["mean"]] * 2, "-", color=colour)
+    curve.xaxis.set_major_locator(MaxNLocator(integer=True))
     curve.set(xlabel="epoch", ylabel="validation accuracy (%)")
     curve.legend()
     for axes, name in ((accuracy, "test accuracy (%)"), (auc, "test AUC")):
@@ -162,7 +166,7 @@ def plot_mistakes(result: dict, tested: dict, data_root: str | Path) -> Figure:
     for axes in axes_grid:
         axes.axis("off")
     for axes, mistake in zip(axes_grid, mistakes, strict=False):
-        image = images[mistake["index"]].permute(1, 2, 0)  # (H, W, C)
+        image = images[mistake["index"]].permute(1, 2, 0).numpy()  # (H, W, C)
         low, high = image.min(), image.max()
         axes.imshow((image - low) / (high - low), cmap="gray")
         true, predicted = (data.class_names[mistake[key]] for key in ("true", "predicted"))

@@ -1,0 +1,68 @@
+# `make demo` and `make test` set up .venv by themselves, on a machine with Python 3.11 or later, git and make.
+PYTHON ?= python3
+RUN := .venv/bin/python
+SEEDS ?= 0 1 2
+
+.PHONY: help demo test test-rest test-all lint format homework publish benchmark readme submission clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), f'Python 3.11 or later is needed, this is {sys.version}'"
+	$(PYTHON) -m venv .venv || { echo "venv is missing: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: .venv/installed ## the learning-rate sweep of Question 2 on synthetic scans: offline, a few minutes
+	$(RUN) hw2-q2.py --dataset synthetic-oct --sweep --seeds 0 --out runs/demo
+
+test: .venv/installed-dev ## the tests that take seconds
+	$(RUN) -m pytest -m "not slow and not real_data"
+
+test-rest: .venv/installed-dev
+	$(RUN) -m pytest -m "slow or real_data"
+
+test-all: test test-rest ## also the slow tests, and those on real data in ../shared/data (skipped without it)
+
+lint: .venv/installed-dev ## ruff: rules and format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: .venv/installed-dev ## mend what ruff can mend
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+homework: .venv/installed ## everything on the original data: downloads OCTMNIST, then refreshes results/, plots/ and README.md
+	$(RUN) download_octmnist.py
+	$(RUN) download_octmnist.py --dataset pneumoniamnist
+	$(RUN) hw2-q2.py --sweep --seeds $(SEEDS) --resume
+	$(RUN) hw2-q2.py --recipe strong --seeds $(SEEDS) --resume
+	$(RUN) hw2-q2.py --dataset pneumoniamnist --sweep --seeds 0 1 2 3 4 --resume
+	$(RUN) hw2-q2.py --dataset pneumoniamnist --recipe strong --seeds 0 1 2 3 4 --resume
+	$(RUN) hw2-q2.py --dataset synthetic-oct --sweep --seeds 0 1 2 --resume
+	$(MAKE) publish
+
+publish: .venv/installed ## take the comparisons in runs/ over into results/, plots/ and README.md
+	mkdir -p results/q2
+	cp $(wildcard runs/q2/*-sweep.json runs/q2/*-strong-adam-lr0.003.json) results/q2/
+	$(RUN) q2_plots.py results/q2/*-sweep.json results/q2/*-strong-*.json --out plots
+	$(RUN) -c "from synthetic_data import plot_contact_sheet; plot_contact_sheet('plots/q2/synthetic-oct-examples')"
+	$(RUN) readme_table.py
+
+benchmark: .venv/installed-dev ## how fast a training epoch and the sweep are, against the course's way (idle machine)
+	$(RUN) benchmarks/q2_training.py --out results
+
+readme: .venv/installed ## write the table of results into README.md anew
+	$(RUN) readme_table.py
+
+submission: ## the report (where there is one) and the code in one zip
+	git archive --format=zip --output=submission.zip HEAD
+	@echo "submission.zip: $$(git archive HEAD | tar -t | wc -l) files of commit $$(git rev-parse --short HEAD)"
+
+clean: ## remove the virtual environment and the runs
+	rm -rf .venv runs

@@ -1,0 +1,496 @@
+import dataclasses
+import hashlib
+import importlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from scipy.signal import correlate2d
+from sklearn.metrics import roc_auc_score
+
+import image_data
+import q2_plots
+import q2_strong
+import readme_table
+import synthetic_data
+import utils
+from q2_config import Config, parse_config
+
+q2 = importlib.import_module("hw2-q2")
+SCRIPT = utils.ROOT / "hw2-q2.py"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    """A folder with a small file of OCTMNIST's form: 160 training scans, 20 steps of 8."""
+    root = tmp_path_factory.mktemp("data")
+    np.savez(root / "octmnist.npz", **synthetic_data.oct_splits(160, seed=3))
+    return root
+
+
+def script(*flags, **kwargs):
+    command = [sys.executable, str(SCRIPT), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, **kwargs)
+
+
+# --- the network -------------------------------------------------------------------------------------
+
+
+@pytest.mark.equation("eq:parameters")
+@pytest.mark.parametrize("no_maxpool", [False, True])
+def test_number_of_parameters_is_the_hand_count(no_maxpool):
+    model = q2.CNN(0.7, no_maxpool)
+    by_hand = {
+        "conv1": 8 * (1 * 3 * 3 + 1),
+        "conv2": 16 * (8 * 3 * 3 + 1),
+        "fc1": (16 * 6 * 6 + 1) * 320,
+        "fc2": (320 + 1) * 120,
+        "fc3": (120 + 1) * 4,
+    }
+    for name, count in by_hand.items():
+        assert q2.get_number_trainable_params(getattr(model, name)) == count
+    assert q2.get_number_trainable_params(model) == sum(by_hand.values()) == 224_892
+    model.fc3.weight.requires_grad_(False)
+    assert q2.get_number_trainable_params(model) == 224_892 - 480
+
+
+@pytest.mark.equation("eq:conv-size")
+@pytest.mark.parametrize("size", [9, 28, 29, 64])
+@pytest.mark.parametrize("no_maxpool", [False, True])
+def test_sizes_follow_the_formula_for_other_images_too(size, no_maxpool):
+    def formula(n, kernel, stride, padding):
+        return (n + 2 * padding - kernel) // stride + 1
+
+    stride = 2 if no_maxpool else 1
+    n = formula(size, 3, stride, 1)
+    n = n if no_maxpool else formula(n, 2, 2, 0)
+    n = formula(n, 3, stride, 0)
+    n = n if no_maxpool else formula(n, 2, 2, 0)
+    assert q2.CNN(0.7, no_maxpool, 4, (3, size, size)).fc1.in_features == 16 * n * n
+
+
+def plain_forward(model, image, no_maxpool):
+    """The homework's network written out in float64 with SciPy, for one image (28, 28)."""
+    p = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
+    maps = image[None]  # (1, 28, 28)
+    for layer, padding in (("conv1", 1), ("conv2", 0)):
+        maps = np.pad(maps, ((0, 0), (padding, padding), (padding, padding)))
+        maps = np.stack([
+            sum(correlate2d(channel, kernel, mode="valid") for channel, kernel in zip(maps, bank, strict=True)) + bias
+            for bank, bias in zip(p[f"{layer}.weight"], p[f"{layer}.bias"], strict=True)
+        ]).clip(0)  # fmt: skip
+        if no_maxpool:
+            maps = maps[:, ::2, ::2]
+        else:
+            rows, columns = (maps.shape[1] // 2 * 2, maps.shape[2] // 2 * 2)
+            cut = maps[:, :rows, :columns]
+            maps = np.max([cut[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
+    x = maps.reshape(-1)
+    for layer in ("fc1", "fc2"):
+        x = (p[f"{layer}.weight"] @ x + p[f"{layer}.bias"]).clip(0)
+    x = p["fc3.weight"] @ x + p["fc3.bias"]
+    return x - np.log(np.exp(x).sum())
+
+
+@pytest.mark.parametrize("no_maxpool", [False, True])
+def test_forward_equals_the_network_written_out(no_maxpool):
+    utils.configure_seed(5)
+    settings = Config(no_maxpool=no_maxpool).settings()
+    model = q2.build_model(settings, 4, (1, 28, 28)).double().eval()
+    images = torch.randn(3, 1, 28, 28, dtype=torch.float64)
+    expected = np.stack([plain_forward(model, image[0].numpy(), no_maxpool) for image in images])
+    np.testing.assert_allclose(model(images).detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(model(images.flatten(1)), model(images))  # (B, 784) means the same
+
+
+def test_dropout_acts_in_training_only_and_where_it_should():
+    model = q2.CNN(0.7)
+    images = torch.randn(2, 1, 28, 28)
+    seen = []
+    model.fc2.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    assert not torch.equal(model(images), model(images))
+    assert 0.6 < (torch.cat(seen) == 0).double().mean() < 0.95  # 0.7 dropped, beside what ReLU made zero
+    model.eval()
+    assert torch.equal(model(images), model(images))
+
+
+@pytest.mark.parametrize(("no_maxpool", "conv1_size"), [(False, 28), (True, 14)])
+def test_multiply_adds_are_the_hand_count(no_maxpool, conv1_size):
+    conv2_size = 6 if no_maxpool else 12
+    by_hand = 8 * 9 * conv1_size**2 + 16 * 72 * conv2_size**2 + 576 * 320 + 320 * 120 + 120 * 4
+    assert q2.multiply_adds(q2.CNN(0.7, no_maxpool), (1, 28, 28)) == by_hand
+
+
+def test_scores_against_independent_ones():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat(25)
+    log_probs = torch.randn(100, 4, generator=generator).log_softmax(1)
+    found = q2.scores(log_probs, labels, "multi-class")
+    assert found["accuracy"] == pytest.approx(
+        sum(int(p.argmax()) == y for p, y in zip(log_probs, labels, strict=True)) / 100
+    )
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, log_probs.double().exp(), multi_class="ovr"), abs=1e-6)
+    assert found["loss"] == pytest.approx(-np.mean([log_probs[i, y].item() for i, y in enumerate(labels)]), abs=1e-6)
+    assert np.isnan(q2.scores(log_probs, torch.zeros(100, dtype=torch.int64), "multi-class")["auc"])
+
+
+def test_confusion_matrix_and_mistakes():
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):  # the image's first pixel is the class, its second the confidence
+            probability = images[:, 0, 0, 1]
+            others = ((1 - probability) / 3)[:, None].expand(-1, 4).clone()
+            return others.scatter(1, images[:, 0, 0, :1].long(), probability[:, None]).log()
+
+    images = torch.zeros(5, 1, 28, 28)
+    images[:, 0, 0, 0] = torch.tensor([0, 1, 2, 3, 3])
+    images[:, 0, 0, 1] = torch.tensor([0.9, 0.6, 0.8, 0.7, 0.95])
+    data = dataclasses.replace(image_data.load_images("synthetic-oct"), test=(images, torch.tensor([0, 2, 2, 1, 0])))
+    tested = q2.test(Fixed(), data)
+    assert tested["confusion_matrix"] == [[1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert [(m["index"], m["true"], m["predicted"]) for m in tested["mistakes"]] == [(4, 0, 3), (3, 1, 3), (1, 2, 1)]
+    assert tested["accuracy"] == pytest.approx(0.4)
+
+
+# --- the strong recipe -------------------------------------------------------------------------------
+
+
+def test_strong_network_stays_within_its_budget_and_averages_five_shifts():
+    model = q2_strong.StrongCNN(4).eval()
+    assert q2.get_number_trainable_params(model) < 250_000
+    images = torch.randn(3, 1, 28, 28)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    views = [padded[:, :, 1 + dy : 29 + dy, 1 + dx : 29 + dx] for dy, dx in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))]
+    expected = sum(model.log_probs(torch.from_numpy(view)).exp() for view in views) / 5
+    torch.testing.assert_close(model(images).exp(), expected)
+
+
+def test_strong_network_ignores_exposure():
+    model = q2_strong.StrongCNN(2).eval()
+    images = 20 * torch.randn(2, 1, 28, 28)  # so that the constant beside the deviation hardly counts
+    torch.testing.assert_close(model(images * 3 + 7), model(images), rtol=0.02, atol=0.02)
+
+
+def test_smoothed_losses_equal_pytorchs():
+    log_probs, labels = torch.randn(6, 4).log_softmax(1), torch.tensor([0, 1, 2, 3, 0, 1])
+    weights = torch.tensor([0.5, 1, 2, 4])
+    expected = torch.nn.functional.cross_entropy(log_probs, labels, label_smoothing=0.05, reduction="none")
+    torch.testing.assert_close(q2_strong.smoothed_losses(log_probs, labels, weights), expected * weights[labels])
+
+
+def test_reframe_moves_an_image_as_it_says():
+    image = torch.zeros(1, 1, 28, 28)
+    image[0, 0, 10, 6] = 1
+    one = torch.ones(1, 1, 1, 1)
+    shifted = q2_strong.reframe(image, 0 * one, one, (one * 2 / 28, 0 * one))  # a pixel is 2/28 of a half width
+    assert shifted[0, 0, 10, 5] == pytest.approx(1, abs=1e-4)
+    turned = q2_strong.reframe(image, one * torch.pi / 2, one, (0 * one, 0 * one))
+    torch.testing.assert_close(turned, torch.rot90(image, 1, (2, 3)), atol=1e-4, rtol=0)
+
+
+def test_augmentation_changes_every_image_differently_and_keeps_the_shape():
+    utils.configure_seed(0)
+    pixels = torch.from_numpy(synthetic_data.oct_scans(1, seed=0)[0]).float().div(255).expand(8, 1, 28, 28)
+    varied = q2_strong.augment(pixels)
+    assert varied.shape == pixels.shape
+    assert varied.isfinite().all()
+    assert len({tuple(image.flatten().tolist()) for image in varied}) == 8
+    assert (varied - pixels).abs().mean() < 0.3  # still the same scan
+
+
+# --- flags -------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_the_homeworks():
+    config, images, _ = parse_config([], "")
+    assert config.settings() == {
+        "dataset": "octmnist", "recipe": "homework", "epochs": 15, "batch_size": 8, "learning_rate": 0.01,
+        "l2_decay": 0.0, "dropout": 0.7, "optimizer": "sgd", "no_maxpool": False, "seed": 0,
+    }  # fmt: skip
+    assert images is None
+
+
+def test_flags_take_one_dash_or_two_and_make_the_trip_to_a_subprocess():
+    flags = ["epochs=3", "batch_size=4", "learning_rate=0.1", "l2_decay=0.01", "dropout=0.2", "optimizer=adam"]
+    one = [part for flag in flags for part in f"-{flag}".split("=")] + ["-no_maxpool", "-seeds", "4", "5"]
+    two = [part for flag in flags for part in f"--{flag}".split("=")] + ["--no_maxpool", "--seeds", "4", "5"]
+    config = parse_config(one, "")[0]
+    assert config == parse_config(two, "")[0]
+    assert (config.epochs, config.dropout, config.no_maxpool, config.seeds) == (3, 0.2, True, (4, 5))
+    assert parse_config(config.command()[2:], "")[0] == config
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--epochs 0", "--batch_size 0", "--learning_rate 0", "--learning_rate nan", "--l2_decay -1", "--dropout 1",
+     "--dropout -0.1", "--optimizer rmsprop", "--epochs ten", "--seed -1", "--seeds 1 1", "--unknown", "--device tpu",
+     "--recipe strong --no_maxpool", "--dataset chestmnist", "--dataset nothing"],
+)  # fmt: skip
+def test_wrong_flags_are_refused_in_one_line(flags, capsys):
+    try:
+        code = q2.main(flags.split())
+    except SystemExit as stop:  # argparse's own
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "error" in error
+
+
+def test_help_lists_every_flag():
+    done = script("--help")
+    assert done.returncode == 0
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name}" in done.stdout
+    assert "--predict" in done.stdout
+
+
+def test_without_the_data_it_says_what_to_run(tmp_path, capsys):
+    assert q2.main(["--data_root", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert f"python download_octmnist.py --root {tmp_path}" in error
+    assert "--dataset synthetic-oct" in error
+    assert not (tmp_path / "out").exists()
+
+
+# --- training runs -----------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_results_model_and_plots(tmp_path, data_root, capsys):
+    assert q2.main(["--epochs", "1", "--data_root", str(data_root), "--out", str(tmp_path)]) == 0
+    name = "octmnist-maxpool-sgd-lr0.01-seed0"
+    result = json.loads((tmp_path / "q2" / f"{name}.json").read_text())
+    assert result["question"] == "q2"
+    assert result["data"]["source"] == "real"
+    assert result["data"]["sizes"] == {"train": 160, "val": 40, "test": 40}
+    assert set(result["metrics"]["test"]) == {"loss", "accuracy", "auc"}
+    (trial,) = result["models"]["maxpool-sgd-lr0.01"]["trials"]
+    assert [record["epoch"] for record in trial["history"]] == [1]
+    model, header = q2.load_model(tmp_path / "q2" / f"{name}.safetensors")
+    data = image_data.load_images("octmnist", data_root)
+    assert q2.test(model, data)["accuracy"] == result["metrics"]["test"]["accuracy"]["mean"]
+    assert header["class_names"] == list(synthetic_data.OCT_CLASSES)
+    digest = hashlib.sha256((tmp_path / "q2" / f"{name}.json").read_bytes()).hexdigest()
+    for plot in ("curves", "confusion", "filters", "mistakes"):
+        stem = tmp_path / "plots" / "q2" / f"{name}-{plot}"
+        assert Image.open(f"{stem}.png").text["Subject"] == f"sha256:{digest}"
+        assert digest.encode() in Path(f"{stem}.pdf").read_bytes()
+    assert "224,892" in capsys.readouterr().out
+
+
+def test_dry_run_writes_nothing(tmp_path, data_root, capsys):
+    flags = ["--dry_run", "--data_root", str(data_root), "--out", str(tmp_path / "out")]
+    assert q2.main(flags) == 0
+    assert q2.main([*flags, "--sweep"]) == 0
+    assert not (tmp_path / "out").exists()
+    assert "--learning_rate" in capsys.readouterr().out
+
+
+def test_a_diverging_run_says_so_in_one_line(tmp_path, data_root, capsys):
+    flags = ["--learning_rate", "1e12", "--epochs", "2", "--data_root", str(data_root), "--out", str(tmp_path)]
+    assert q2.main(flags) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: the MD5")]
+    assert len(error) == 1
+    assert "diverged" in error[0]
+    (path,) = (tmp_path / "q2").glob("*.json")
+    (model,) = json.loads(path.read_text())["models"].values()
+    assert model["diverged_seeds"] == [0]
+    assert model["metrics"] == {}
+
+
+def trial(seed, accuracy, diverged=None):
+    scores = None if diverged else {"loss": 1.0, "accuracy": accuracy, "auc": 0.5}
+    return {"seed": seed, "diverged_in_epoch": diverged, "history": [], "validation": scores}
+
+
+def test_the_sweep_selects_by_validation_and_never_a_diverged_rate(monkeypatch):
+    accuracy = {0.1: [0.99, 0.99], 0.01: [0.7, 0.9], 0.001: [0.75, 0.75]}  # the mean decides: 0.8 against 0.75
+    trained, tested = [], []
+
+    def fake_training(configs):
+        trained.append(configs)
+        return [
+            trial(c.seed, accuracy[c.learning_rate][c.seed], 2 if c.learning_rate == 0.1 and c.seed else None)
+            for c in configs
+        ]
+
+    monkeypatch.setattr(q2, "train_side_by_side", fake_training)
+    monkeypatch.setattr(
+        q2, "test_saved", lambda config, trials, data: tested.append((config.learning_rate, config.no_maxpool))
+    )
+    data = image_data.load_images("synthetic-oct")
+    models = q2.sweep(Config(dataset="synthetic-oct", sweep=True, seeds=(0, 1)), data)
+    assert list(models) == ["maxpool-sgd-lr0.01", "no_maxpool-sgd-lr0.01", "maxpool-sgd-lr0.1", "maxpool-sgd-lr0.001"]
+    assert tested == [(0.01, False), (0.01, True)]
+    assert models["maxpool-sgd-lr0.1"]["diverged_seeds"] == [1]
+    assert all(config.no_test for configs in trained for config in configs)
+    assert [(c.learning_rate, c.no_maxpool) for c in trained[1]] == [(0.01, True)] * 2
+    accuracy.update({0.01: [0.7, 0.7]})
+    assert next(iter(q2.sweep(Config(dataset="synthetic-oct", seeds=(0, 1)), data))) == "maxpool-sgd-lr0.001"
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_equal_the_same_runs_one_by_one(tmp_path, data_root):
+    flags = ["--epochs", "1", "--data_root", str(data_root)]
+    assert script(*flags, "--sweep", "--seeds", 0, 1, "--out", tmp_path / "sweep").returncode == 0
+    result = json.loads((tmp_path / "sweep" / "q2" / "octmnist-sweep.json").read_text())
+    selected, other = list(result["models"])[:2]
+    assert other.startswith("no_maxpool")
+    rate = result["models"][selected]["settings"]["learning_rate"]
+    assert q2.main([*flags, "--seed", "1", "--learning_rate", str(rate), "--out", str(tmp_path / "single")]) == 0
+    name = f"octmnist-{selected}-seed1"
+    together, alone = (load_file(tmp_path / kind / "q2" / f"{name}.safetensors") for kind in ("sweep", "single"))
+    assert all(torch.equal(together[key], alone[key]) for key in alone)
+    single = json.loads((tmp_path / "single" / "q2" / f"{name}.json").read_text())
+    assert result["metrics"]["test"]["accuracy"]["values"][1] == single["metrics"]["test"]["accuracy"]["mean"]
+
+
+def test_a_failing_run_of_a_sweep_is_reported_with_its_last_words(tmp_path, data_root):
+    config = Config(data_root=str(tmp_path / "nowhere"), out=str(tmp_path / "out"), epochs=1, no_test=True)
+    with pytest.raises(ValueError, match="download_octmnist"):
+        q2.train_side_by_side([config])
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_steps_as_one(tmp_path, data_root):
+    flags = ["--epochs", "1", "--dropout", "0", "--data_root", data_root, "--device", "cpu", "--no_test"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    command = [*torchrun, SCRIPT, *flags, "--out", tmp_path / "two"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert q2.main([*map(str, flags), "--out", str(tmp_path / "one")]) == 0
+    name = "octmnist-maxpool-sgd-lr0.01-seed0"
+    one, two = (load_file(tmp_path / kind / "q2" / f"{name}.safetensors") for kind in ("one", "two"))
+    start = q2.CNN(0.0)
+    assert max((one[key] - value).abs().max() for key, value in start.state_dict().items()) > 1e-2  # it did train
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-5)
+    losses = [json.loads((tmp_path / kind / "q2" / f"{name}.json").read_text()) for kind in ("one", "two")]
+    losses = [result["models"]["maxpool-sgd-lr0.01"]["trials"][0]["history"][0]["train_loss"] for result in losses]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_to_resume(tmp_path, data_root):
+    flags = list(map(str, ["--epochs", 400, "--data_root", data_root, "--no_test", "--out", tmp_path / "cut"]))
+    process = subprocess.Popen([sys.executable, SCRIPT, *flags], stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "cut" / "q2" / "octmnist-maxpool-sgd-lr0.01-seed0.ckpt"
+    deadline = time.time() + 60
+    while not checkpoint.exists() and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    lines = [line for line in process.stderr.read().splitlines() if "MD5" not in line]
+    assert len(lines) == 1
+    assert "--resume" in lines[0]
+    done = len(torch.load(checkpoint, weights_only=True)["history"])
+    assert done < 400
+    flags[1] = "400"
+    assert script(*flags, "--resume", "--epochs", done + 2).returncode == 2  # other settings: refused
+    result = script(*flags, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert q2.main([*flags[:-1], str(tmp_path / "whole")]) == 0
+    cut, whole = (
+        load_file(checkpoint.parents[2] / kind / "q2" / f"{checkpoint.stem}.safetensors") for kind in ("cut", "whole")
+    )
+    assert all(torch.equal(cut[key], whole[key]) for key in whole)
+
+
+# --- prediction --------------------------------------------------------------------------------------
+
+
+def test_shipped_model_predicts_any_image_and_goes_on_after_a_bad_file(tmp_path, capsys):
+    shipped = utils.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"
+    assert shipped.stat().st_size < 1_500_000
+    Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "colour.jpg")
+    Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)).save(tmp_path / "exact.png")
+    (tmp_path / "text.png").write_text("no image")
+    files = [str(tmp_path / name) for name in ("colour.jpg", "text.png", "missing.png", "exact.png")]
+    assert q2.main(["--predict", *files]) == 2
+    output = capsys.readouterr()
+    assert len(output.err.splitlines()) == 2
+    assert "text.png: not an image file" in output.err
+    first, colour, exact = output.out.splitlines()
+    assert "pneumoniamnist (real)" in first
+    assert "60x40 to 28x28" in colour
+    assert "RGB to L" in colour
+    assert "converted" not in exact
+    probabilities = [float(number) for number in re.findall(r" (0\.\d+|1\.000)", exact.partition(": ")[2])]
+    assert sum(probabilities) == pytest.approx(1, abs=0.002)
+    assert {"normal", "pneumonia"} <= set(re.findall(r"[a-z]+", exact))
+
+
+def test_prediction_refuses_what_is_no_checkpoint(tmp_path, capsys):
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"\x10" * 100)
+    for path in (bad, tmp_path / "missing.safetensors"):
+        assert q2.main(["--predict", "x.png", "--checkpoint", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert str(path) in error
+
+
+# --- what is committed -------------------------------------------------------------------------------
+
+
+def committed_results():
+    return sorted((utils.ROOT / "results" / "q2").glob("*-sweep.json")) + sorted(
+        (utils.ROOT / "results" / "q2").glob("*-strong-*.json")
+    )
+
+
+@pytest.mark.parametrize("path", committed_results(), ids=lambda path: path.stem)
+def test_committed_plots_were_drawn_from_the_committed_results(path):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    plots = sorted((utils.ROOT / "plots" / "q2").glob(f"{path.stem}-*.png"))
+    assert len(plots) >= 3
+    for plot in plots:
+        assert Image.open(plot).text["Subject"] == f"sha256:{digest}"
+        assert digest.encode() in plot.with_suffix(".pdf").read_bytes()
+
+
+@pytest.mark.parametrize("path", committed_results(), ids=lambda path: path.stem)
+def test_committed_means_are_those_of_their_trials(path):
+    result = json.loads(path.read_text())
+    assert len(result["seeds"]) >= 3
+    for model in result["models"].values():
+        for part, metrics in model["metrics"].items():
+            values = [trial[part]["accuracy"] for trial in model["trials"]]
+            assert metrics["accuracy"]["mean"] == pytest.approx(np.mean(values))
+            assert metrics["accuracy"]["std"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_readme_is_current():
+    readme = (utils.ROOT / "README.md").read_text()
+    assert readme_table.render(readme, utils.ROOT) == readme
+
+
+def test_synthetic_results_say_synthetic():
+    path = utils.ROOT / "results" / "q2" / "synthetic-oct-sweep.json"
+    result = json.loads(path.read_text())
+    assert result["data"]["source"] == "synthetic"
+    assert "synthetic" in q2_plots.plot_curves(result).get_suptitle().replace("synthetic-oct", "")
+    rows = [line for line in (utils.ROOT / "README.md").read_text().splitlines() if "synthetic-oct-sweep" in line]
+    assert rows
+    assert all("(synthetic)" in row for row in rows)
