@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device, slice_tensors
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -112,7 +114,7 @@ def fit(
     mixed_precision: str = "no",
     tensorboard: Path | None = None,
 ) -> list[dict]:
-    """Train `model` in place and return the history: per epoch its mean loss, seconds and metrics.
+    """Train `model` in place and return the history: per epoch its mean loss, seconds of training, metrics.
 
     `loss_fn` gives one loss per item that counts (an image, a token), unreduced: a step follows their mean
     over the global batch, however many processes share it. `evaluate` gets the model in evaluation mode.
@@ -122,14 +124,18 @@ def fit(
     Each epoch ends with `checkpoint` written in one piece. `resume` goes on from it, bit for bit, and refuses
     one made with another `config`. Raises Diverged, with the checkpoint left at the last good epoch.
     """
+    if "RANK" not in os.environ:
+        AcceleratorState._reset_state(reset_partial_state=True)  # or a second fit would be bound to the first's device
     log_with = "tensorboard" if tensorboard else None
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision=mixed_precision, log_with=log_with, project_dir=tensorboard
     )
+    if mixed_precision not in ("no", "bf16"):
+        raise ValueError(f"mixed_precision is {mixed_precision}, but must be no or bf16")
     if device not in ("auto", accelerator.device.type):
         raise ValueError(f"there is no {device} device here, only {accelerator.device.type}: use --device auto")
     accelerator.init_trackers("")
-    # The optimiser stays PyTorch's own: Accelerate's wrapper is for float16 and would cost 5 % of a small step.
+    # Optimiser and backward pass stay PyTorch's own: Accelerate's wrappers scale float16 losses, and take time.
     wrapped = accelerator.prepare(model)
     run = _Run(model, optimizer, scheduler, average_decay, config or {})
     if checkpoint and resume and checkpoint.exists():
@@ -142,12 +148,11 @@ def fit(
         # a seed of its own for each epoch, so that a checkpoint needs no generator's state
         configure_seed(derived_seed(seed, epoch, accelerator.process_index))
         train_loss = _train_epoch(accelerator, wrapped, run, batches, loss_fn, clip_norm, epoch, epochs)
-        metrics = run.evaluate(evaluate)
-        run.history.append(
-            {"epoch": epoch, "train_loss": train_loss, **metrics, "seconds": time.perf_counter() - start}
-        )
+        seconds = time.perf_counter() - start
+        metrics = {name: float(value) for name, value in run.evaluate(evaluate).items()}
+        run.history.append({"epoch": epoch, "train_loss": train_loss, **metrics, "seconds": seconds})
         if keep_best:
-            run.remember_if_best(keep_best(metrics))
+            run.remember_if_best(float(keep_best(metrics)))
         if checkpoint and accelerator.is_main_process:
             run.save(checkpoint)
         accelerator.log(run.history[-1], step=epoch)
@@ -167,16 +172,19 @@ def _train_epoch(accelerator, model, run, batches, loss_fn, clip_norm, epoch, ep
     for step, batch in enumerate(progress, 1):
         if world > 1:
             batch = slice_tensors(batch, slice(rank, None, world))
-        losses = loss_fn(model, send_to_device(batch, accelerator.device))  # (items,)
+        if accelerator.device.type != "cpu":
+            batch = send_to_device(batch, accelerator.device)
+        losses = loss_fn(model, batch)  # (items,)
         count = losses.numel()
         if world > 1:
             count = int(accelerator.reduce(torch.tensor(count, device=accelerator.device)))
+        batch_sum = losses.sum()
         run.optimizer.zero_grad()
-        accelerator.backward(losses.sum() * (world / count))  # world: gradients are averaged over processes
+        (batch_sum * (world / count)).backward()  # world: gradients are averaged over processes
         if clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), clip_norm)
         run.advance()
-        loss_sum, items = loss_sum + losses.detach().sum(), items + count
+        loss_sum, items = loss_sum + batch_sum.detach(), items + count
         if step % DIVERGENCE_CHECK_STEPS == 0 or step == len(batches):
             train_loss = float(accelerator.reduce(loss_sum)) / items
             if not math.isfinite(train_loss):
@@ -213,7 +221,7 @@ class _Run:
         return evaluate(self.evaluated_model.eval())
 
     def remember_if_best(self, score: float) -> None:
-        if self.best is None or score > self.best["score"]:
+        if self.best is None or score > self.best["score"] or math.isnan(self.best["score"]):
             weights = {name: tensor.clone() for name, tensor in self.evaluated_model.state_dict().items()}
             self.best = {"score": score, "weights": weights}
 
@@ -232,17 +240,20 @@ class _Run:
 
     def load(self, path: Path) -> None:
         try:
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # torch.load does not look at the checksums
+                    raise ValueError(f"{damaged} is damaged")
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file makes torch.load raise nearly anything
+            keys = state["config"].keys() | self.config
+            changed = sorted(key for key in keys if state["config"].get(key) != self.config.get(key))
+            if not changed:
+                self.history, self.best = state["history"], state["best"]
+                for name, part in self._parts().items():
+                    part.load_state_dict(state[name])
+        except Exception as error:  # what is no checkpoint of this run makes torch raise nearly anything
             raise ValueError(f"{path} is no readable checkpoint: delete it and run again without --resume") from error
-        changed = sorted(
-            k for k in state["config"].keys() | self.config if state["config"].get(k) != self.config.get(k)
-        )
         if changed:
             raise ValueError(f"{path} was made with other settings ({', '.join(changed)}): train without --resume")
-        self.history, self.best = state["history"], state["best"]
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
 
 
 # --- results -----------------------------------------------------------------------------------------
@@ -282,8 +293,8 @@ def save_results(out: str | Path, result: dict) -> Path:
     """Write a result to `out`/<question>/<run>.json, together with the environment it was measured in."""
     path = Path(out) / result["question"] / f"{result['run']}.json"
     text = json.dumps(_finite({**result, "environment": environment()}), indent=1, allow_nan=False)
-    # lists of plain numbers go on one line, so that a file can be read, and compared by git
-    text = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda match: "[" + re.sub(r"\s+", " ", match[1]) + "]", text)
+    # a list of numbers goes on one line, for readers and for git
+    text = re.sub(r"\[\s+((?:(?:[-+.\deE]+|null),?\s+)+)\]", lambda match: f"[{' '.join(match[1].split())}]", text)
     write_file(path, text.encode() + b"\n")
     return path
 

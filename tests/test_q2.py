@@ -373,7 +373,7 @@ def test_a_failing_run_of_a_sweep_is_reported_with_its_last_words(tmp_path, data
 
 @pytest.mark.slow
 def test_two_processes_take_the_same_steps_as_one(tmp_path, data_root):
-    flags = ["--epochs", "1", "--dropout", "0", "--data_root", data_root, "--device", "cpu", "--no_test"]
+    flags = ["--epochs", "1", "--dropout", "0", "--data_root", data_root, "--device", "cpu"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
     command = [*torchrun, SCRIPT, *flags, "--out", tmp_path / "two"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)

@@ -263,7 +263,7 @@ def test_train_loss_is_the_mean_over_samples(batch_size):
     total = 0.0
     for x, label in zip(inputs.double(), labels, strict=True):  # by hand, in float64
         logits = model.weight.double() @ x + model.bias.double()
-        total += float(torch.log(torch.exp(logits).sum()) - logits[label])
+        total += (torch.log(torch.exp(logits).sum()) - logits[label]).item()
     _, history = train(3, model=model, optimizer=optimizer, batch_size=batch_size)
     # float32 rounds each of the 50 additions to 6e-8
     assert [epoch["train_loss"] for epoch in history] == pytest.approx([total / SAMPLES] * 3, rel=1e-6)
@@ -310,6 +310,20 @@ def test_non_finite_loss_raises_and_leaves_the_last_good_epoch(tmp_path, value, 
     assert without_seconds(state["history"]) == without_seconds(history)
     assert same(state["model"], good)
     assert finite(state["model"])
+
+
+def test_a_non_finite_loss_is_noticed_within_the_epoch_though_the_weights_are_finite():
+    calls = []
+
+    def loss_fn(model, batch):
+        calls.append(0)
+        return cross_entropy(model, batch) + (math.nan if len(calls) == 3 else 0.0)  # a constant has no gradient
+
+    model = nn.Linear(6, 3)
+    with pytest.raises(Diverged, match="epoch 1"):
+        train(1, model=model, batch_size=1, count=120, loss_fn=loss_fn)
+    assert finite(model.state_dict())
+    assert len(calls) == utils.DIVERGENCE_CHECK_STEPS
 
 
 def test_weights_broken_by_the_last_step_raise_too(tmp_path):
@@ -924,6 +938,7 @@ def test_figures_carry_the_hash_of_their_json_and_are_reproducible(tmp_path):
     digest = hashlib.sha256(b'{"a": 1}\n').hexdigest()
     pdf, png = (path.read_bytes() for path in first)
     assert pdf.startswith(b"%PDF")
+    assert b"CreationDate" not in pdf  # two figures of the same second would have the same one
     assert f"/Subject (sha256:{digest})".encode() in pdf
     with Image.open(first[1]) as image:
         assert image.info["Subject"] == f"sha256:{digest}"
