@@ -156,6 +156,9 @@ def fit(
         if checkpoint and accelerator.is_main_process:
             run.save(checkpoint)
         accelerator.log(run.history[-1], step=epoch)
+        if accelerator.is_main_process:
+            record = ", ".join(f"{name} {value:.4g}" for name, value in run.history[-1].items() if name != "epoch")
+            tqdm.write(f"epoch {epoch}/{epochs}: {record}")
     accelerator.end_training()
     model.load_state_dict(run.kept_weights())
     return run.history
@@ -376,7 +379,11 @@ class ArgumentParser(argparse.ArgumentParser):
     """Accepts each flag with one dash or two, and reports a mistake in one line."""
 
     def add_flag(self, name: str, **kwargs) -> None:
-        self.add_argument(f"--{name}", f"-{name}", **kwargs)
+        self.add_argument(f"--{name}", **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args([re.sub(r"^-(?=[a-z][a-z0-9_])", "--", arg) for arg in args], namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")

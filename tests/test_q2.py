@@ -345,7 +345,7 @@ def test_the_sweep_selects_by_validation_and_never_a_diverged_rate(monkeypatch):
     assert models["maxpool-sgd-lr0.1"]["diverged_seeds"] == [1]
     assert all(config.no_test for configs in trained for config in configs)
     assert [(c.learning_rate, c.no_maxpool) for c in trained[1]] == [(0.01, True)] * 2
-    accuracy.update({0.01: [0.7, 0.7]})
+    accuracy.update({0.01: [0.5, 0.9]})  # the best single seed does not decide
     assert next(iter(q2.sweep(Config(dataset="synthetic-oct", seeds=(0, 1)), data))) == "maxpool-sgd-lr0.001"
 
 
