@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -126,8 +127,8 @@ def plot_confusion(result: dict, tested: dict) -> Figure:
             axes.text(
                 column, row, text, ha="center", va="center", fontsize=7, color="white" if share > 0.5 else "black"
             )
-        short = [name if len(name) < 12 else "\n".join(name.split()) for name in classes]
-        axes.set_xticks(range(len(classes)), short, fontsize=6)
+        short = [textwrap.fill(name, 12) for name in classes]
+        axes.set_xticks(range(len(classes)), short, fontsize=6, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(classes)), short, fontsize=6)
         axes.set(xlabel="predicted", ylabel="true", title=label(model))
         axes.grid(False)
@@ -161,7 +162,7 @@ def plot_mistakes(result: dict, tested: dict, data_root: str | Path) -> Figure:
     mistakes = next(iter(tested.values()))["trials"][0]["test"]["mistakes"]
     data = load_images(result["data"]["name"], data_root)
     images = (with_course_test_split(data) if result["config"]["course_test_split"] else data).test[0]
-    figure = Figure(figsize=(6.6, 2.9))
+    figure = Figure(figsize=(6.6, 3.2))
     axes_grid = figure.subplots(2, 6).flatten()
     for axes in axes_grid:
         axes.axis("off")
@@ -170,7 +171,8 @@ def plot_mistakes(result: dict, tested: dict, data_root: str | Path) -> Figure:
         low, high = image.min(), image.max()
         axes.imshow((image - low) / (high - low), cmap="gray")
         true, predicted = (data.class_names[mistake[key]] for key in ("true", "predicted"))
-        axes.set_title(f"{true}\n→ {predicted} {mistake['probability']:.2f}", fontsize=6)
+        title = [textwrap.fill(true, 19), textwrap.fill(f"→ {predicted} {mistake['probability']:.2f}", 19)]
+        axes.set_title("\n".join(title), fontsize=6)
     figure.suptitle(f"{data_title(result)}: most confident mistakes (true → predicted)", fontsize=9)
     return figure
 
