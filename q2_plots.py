@@ -127,7 +127,7 @@ def plot_confusion(result: dict, tested: dict) -> Figure:
             axes.text(
                 column, row, text, ha="center", va="center", fontsize=7, color="white" if share > 0.5 else "black"
             )
-        short = [textwrap.fill(name, 12) for name in classes]
+        short = [textwrap.fill(name, 12, break_long_words=False) for name in classes]
         axes.set_xticks(range(len(classes)), short, fontsize=6, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(classes)), short, fontsize=6)
         axes.set(xlabel="predicted", ylabel="true", title=label(model))

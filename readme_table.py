@@ -99,9 +99,8 @@ def speed(root: Path) -> str:
         row = metrics[name]
         numbers = [f"{row[side]['median']:,.0f} {unit}" for side in ("baseline", "ours")]
         lines.append(f"| {row['what']} | {numbers[0]} | {numbers[1]} | **{row['ratio']['median']:.2f}** |")
-    return "\n".join(
-        [*lines, "", f"{environment['cores']} cores, PyTorch {environment['torch']}; medians of alternating runs."]
-    )
+    machine = f"{environment['cores']} cores, PyTorch {environment['torch']}"
+    return "\n".join([*lines, "", f"{machine}; medians of alternating runs, the sweep measured once."])
 
 
 def render(text: str, root: Path) -> str:
