@@ -393,7 +393,13 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path, data_root):
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_run_to_resume(tmp_path, data_root):
     flags = list(map(str, ["--epochs", 400, "--data_root", data_root, "--no_test", "--out", tmp_path / "cut"]))
-    process = subprocess.Popen([sys.executable, SCRIPT, *flags], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background job, as CI may be, hands down SIGINT as ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     checkpoint = tmp_path / "cut" / "q2" / "octmnist-maxpool-sgd-lr0.01-seed0.ckpt"
     deadline = time.time() + 60
     while not checkpoint.exists() and time.time() < deadline:
