@@ -1,0 +1,61 @@
+"""Multi-head attention with the kernel as an argument: softmax, or Question 1's linear form in its place.
+
+Letters: B batch, L queries, S keys, H heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from q1_linear_attention import linear_attention
+
+KERNELS = ("softmax", "maclaurin")
+
+
+class MultiHeadAttention(nn.Module):
+    """Concat(head_1 ... head_H) W^O with head_h = attention(x W_h^Q, z W_h^K, z W_h^V) (eq:multi-head).
+
+    `kernel` is "softmax", quadratic in the length, or "maclaurin", linear in it: `linear_attention` with `terms` terms
+    of the exponential's series, otherwise the same function of the same parameters.
+    Raises ValueError if `hidden_dim` is no multiple of `num_heads`, or for another kernel.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, kernel: str = "softmax", terms: int = 3):
+        super().__init__()
+        if hidden_dim % num_heads:
+            raise ValueError(f"hidden_dim {hidden_dim} is not a multiple of num_heads {num_heads}")
+        if kernel not in KERNELS:
+            raise ValueError(f"unknown kernel {kernel!r}: expected one of {', '.join(KERNELS)}")
+        self.num_heads, self.kernel, self.terms = num_heads, kernel, terms
+        self.query, self.key, self.value, self.output = (nn.Linear(hidden_dim, hidden_dim) for _ in range(4))
+
+    def forward(
+        self, x: Tensor, memory: Tensor | None = None, *, causal: bool = False, key_padding_mask: Tensor | None = None
+    ) -> Tensor:
+        """x (B, L, hidden_dim) attends to `memory` (B, S, hidden_dim), or to itself: (B, L, hidden_dim).
+
+        `key_padding_mask` (B, S) is True where the memory is padding, which gets weight exactly zero. `causal` lets
+        position i see the positions 0 ... i.
+        """
+        memory = x if memory is None else memory
+        query, key, value = self._heads(self.query(x)), self._heads(self.key(memory)), self._heads(self.value(memory))
+        hidden = None if key_padding_mask is None else key_padding_mask[:, None]  # (B, 1, S)
+        if self.kernel == "maclaurin":
+            heads = linear_attention(query, key, value, terms=self.terms, causal=causal, key_padding_mask=hidden)
+        else:
+            heads = _softmax_attention(query, key, value, causal, hidden)
+        return self.output(heads.transpose(1, 2).flatten(2))  # (B, L, hidden_dim)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, D)
+
+
+def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, hidden: Tensor | None) -> Tensor:
+    if hidden is None:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    visible = ~hidden[..., None, :]  # (B, 1, 1, S)
+    if causal:
+        visible = visible & torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)

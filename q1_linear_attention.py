@@ -1,0 +1,157 @@
+"""Question 1: softmax attention, and linear attention by the Maclaurin series of the exponential.
+
+exp(q.k) = sum_n (q.k)^n / n! is cut after K terms; each term is an inner product of monomials of q and of k, so that
+a sum over keys can be taken before any query is known. The cost is then linear in the number of tokens.
+
+Letters: L queries, S keys, D head dimension, E value dimension, K terms, M features. Run as a script it shows what
+this buys: `python q1_linear_attention.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from q1_chunked import ChunkedAttention, accumulator, check_positive
+from q1_monomials import check_terms, feature_dim, maclaurin_features
+
+__all__ = [
+    "LinearAttentionState",
+    "approximation_bound",
+    "feature_dim",
+    "linear_attention",
+    "maclaurin_features",
+    "softmax_attention",
+]
+
+
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    """Softmax(scale * Q K^T) V, quadratic in time and memory (homework, question 1.1).
+
+    Shapes: query (..., L, D), key (..., S, D), value (..., S, E) -> (..., L, E). `scale` None means D^-1/2; the
+    homework's own form is 1.
+    """
+    scores = query @ key.mT * _scale(query, scale)  # (..., L, S)
+    return scores.softmax(-1) @ value  # eq:softmax-attention
+
+
+def linear_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    terms: int = 3,
+    causal: bool = False,
+    scale: float | None = None,
+    key_padding_mask: Tensor | None = None,
+) -> Tensor:
+    """D^-1 Phi(Q) Phi(K)^T V with D = Diag(Phi(Q) Phi(K)^T 1), in O(L M E) time (homework, questions 1.3 and 1.4).
+
+    Shapes: query (..., L, D), key (..., S, D), value (..., S, E) -> (..., L, E); leading dimensions broadcast.
+    `scale` multiplies q.k; None means D^-1/2. `key_padding_mask` (..., S) is True where a key is to be ignored; a
+    query that sees no key gets 0, as in `F.scaled_dot_product_attention`. `causal` lets query i see the keys 0 ... i.
+
+    Beyond the inputs and the output it takes O(M E) memory and one chunk, forward and backward: features are
+    computed again where they are needed. float16 and bfloat16 are computed in float32. NaN spreads to every output
+    that depends on it (causal: and may to those before it in its chunk).
+
+    Raises ValueError for shapes that don't fit, for `causal` with L != S, and, where `terms` is even, for a query
+    whose weights don't have a positive sum: 1 + t can be negative, 1 + t + t^2/2 is at least 1/2.
+    """
+    check_terms(terms)
+    _check_inputs(query, key, value, causal)
+    leading = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))
+    flat = [x.expand(*leading, -1, -1).reshape(-1, *x.shape[-2:]) for x in (query, key, value)]
+    hidden = None
+    if key_padding_mask is not None:
+        _check_mask(key_padding_mask, leading, key.shape[-2])
+        hidden = key_padding_mask.expand(*leading, -1).reshape(-1, key.shape[-2])  # (N, S)
+    output = ChunkedAttention.apply(*flat, hidden, terms, causal, _scale(query, scale))
+    return output.view(*leading, *output.shape[1:])
+
+
+class LinearAttentionState:
+    """What linear attention keeps of all keys and values seen so far: (..., M, E+1) numbers, however many they were.
+
+    `step` is causal attention for one more token; `add` and `read` are its halves (a memory that is read only, in
+    cross-attention). For generation: no gradient is recorded.
+    """
+
+    def __init__(self, terms: int = 3, scale: float | None = None):
+        check_terms(terms)
+        self.terms, self.scale = terms, scale
+        self.sums: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, key: Tensor, value: Tensor) -> None:
+        """Takes in S more tokens: key (..., S, D), value (..., S, E)."""
+        dtype = accumulator(value)
+        value = torch.cat([value, torch.ones_like(value[..., :1])], -1).to(dtype)  # (..., S, E+1)
+        sums = maclaurin_features(key.to(dtype), self.terms).mT @ value  # (..., M, E+1)
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    @torch.no_grad()
+    def read(self, query: Tensor) -> Tensor:
+        """Attention of query (..., L, D) to all tokens taken in: (..., L, E)."""
+        if self.sums is None:
+            raise ValueError("the state is empty: add keys and values before reading")
+        scaled = query.to(self.sums.dtype) * _scale(query, self.scale)
+        sums = maclaurin_features(scaled, self.terms) @ self.sums  # (..., L, E+1)
+        if self.terms % 2 == 0:
+            check_positive(sums[..., -1:], self.terms)
+        return (sums[..., :-1] / sums[..., -1:]).to(query.dtype)
+
+    def step(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """One token: query and key (..., D), value (..., E) -> (..., E)."""
+        self.add(key[..., None, :], value[..., None, :])
+        return self.read(query[..., None, :])[..., 0, :]
+
+
+# --- how far it is from softmax ----------------------------------------------------------------------
+
+
+def approximation_bound(query: Tensor, key: Tensor, terms: int = 3, scale: float | None = None) -> Tensor:
+    """A bound on sum_j |a_ij - b_ij|, exact against approximated attention weights, for each query: (..., L).
+
+    By Taylor's theorem a score t has a remainder of at most r = |t|^K e^max(t,0) / K! (eq:remainder). With
+    rho = sum_j r_j / sum_j e^t_j the weights differ by at most 2 rho / (1 - rho) while rho < 1 (else by no bound:
+    infinity). For an odd K all approximated weights are positive (eq:positivity), so that it is min(2 rho, 2).
+    An output differs by at most this times the largest |value|. Quadratic in memory: meant for analysis.
+    """
+    check_terms(terms)
+    scores = query @ key.mT * _scale(query, scale)  # (..., L, S)
+    remainder = terms * scores.abs().log() + scores.clamp_min(0) - math.lgamma(terms + 1)  # its logarithm
+    rho = (remainder.logsumexp(-1) - scores.logsumexp(-1)).exp()
+    if terms % 2:
+        return (2 * rho).clamp_max(2)
+    return torch.where(rho < 1, 2 * rho / (1 - rho), torch.inf)
+
+
+# --- checks -------------------------------------------------------------------------------------------
+
+
+def _check_inputs(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> None:
+    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+    if min(query.dim(), key.dim(), value.dim()) < 2:
+        raise ValueError(f"expected (..., L, D), (..., S, D), (..., S, E), got {shapes}")
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"query and key need the same last dimension, key and value the same length: {shapes}")
+    if 0 in (*query.shape, *key.shape, *value.shape):
+        raise ValueError(f"there is nothing to attend to in an empty sequence: {shapes}")
+    if not query.dtype == key.dtype == value.dtype or not query.is_floating_point():
+        raise ValueError(f"expected one floating type, got {query.dtype}, {key.dtype}, {value.dtype}")
+    if causal and query.shape[-2] != key.shape[-2]:
+        raise ValueError(f"causal attention needs as many queries as keys: {shapes}")
+
+
+def _check_mask(mask: Tensor, leading: torch.Size, length: int) -> None:
+    if mask.dtype != torch.bool or mask.shape[-1:] != (length,):
+        raise ValueError(f"key_padding_mask is {mask.dtype} {tuple(mask.shape)}, expected bool (..., {length})")
+    if torch.broadcast_shapes(mask.shape[:-1], leading) != leading:
+        raise ValueError(f"key_padding_mask {tuple(mask.shape)} does not fit leading dimensions {tuple(leading)}")
+
+
+def _scale(query: Tensor, scale: float | None) -> float:
+    return query.shape[-1] ** -0.5 if scale is None else scale
