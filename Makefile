@@ -18,7 +18,12 @@ help: ## list the targets
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-demo: .venv/installed ## the learning-rate sweep of Question 2 on synthetic scans: offline, a few minutes
+.venv/installed-benchmark: .venv/installed-dev
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[benchmark]"
+	@touch $@
+
+demo: .venv/installed ## Question 1's demonstration, Question 2's sweep on synthetic scans: offline, a few minutes
+	$(RUN) q1_linear_attention.py --out runs/demo
 	$(RUN) hw2-q2.py --dataset synthetic-oct --sweep --seeds 0 --out runs/demo
 
 test: .venv/installed-dev ## the tests that take seconds
@@ -40,6 +45,7 @@ format: .venv/installed-dev ## mend what ruff can mend
 homework: .venv/installed ## everything on the original data: downloads OCTMNIST, then refreshes results/, plots/ and README.md
 	$(RUN) download_octmnist.py
 	$(RUN) download_octmnist.py --dataset pneumoniamnist
+	$(RUN) q1_linear_attention.py
 	$(RUN) hw2-q2.py --sweep --seeds $(SEEDS) --resume
 	$(RUN) hw2-q2.py --recipe strong --seeds $(SEEDS) --resume
 	$(RUN) hw2-q2.py --dataset pneumoniamnist --sweep --seeds 0 1 2 3 4 --resume
@@ -48,13 +54,17 @@ homework: .venv/installed ## everything on the original data: downloads OCTMNIST
 	$(MAKE) publish
 
 publish: .venv/installed ## take the comparisons in runs/ over into results/, plots/ and README.md
-	mkdir -p results/q2
+	mkdir -p results/q1 results/q2
+	cp runs/q1/demo.json results/q1/
+	$(RUN) q1_plots.py results/q1/*.json --out plots
 	cp $(wildcard runs/q2/*-sweep.json runs/q2/*-strong-adam-lr0.003.json) results/q2/
 	$(RUN) q2_plots.py results/q2/*-sweep.json results/q2/*-strong-*.json --out plots
 	$(RUN) -c "from synthetic_data import plot_contact_sheet; plot_contact_sheet('plots/q2/synthetic-oct-examples')"
 	$(RUN) readme_table.py
 
-benchmark: .venv/installed-dev ## how fast a training epoch and the sweep are, against the course's way (idle machine)
+benchmark: .venv/installed-benchmark ## speed against peers and the course's way: three quarters of an hour, idle machine
+	$(RUN) benchmarks/q1_attention.py --out results
+	$(RUN) q1_plots.py results/q1/*.json --out plots
 	$(RUN) benchmarks/q2_training.py --out results
 
 readme: .venv/installed ## write the table of results into README.md anew

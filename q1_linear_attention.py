@@ -10,6 +10,7 @@ this buys: `python q1_linear_attention.py`.
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -155,3 +156,9 @@ def _check_mask(mask: Tensor, leading: torch.Size, length: int) -> None:
 
 def _scale(query: Tensor, scale: float | None) -> float:
     return query.shape[-1] ** -0.5 if scale is None else scale
+
+
+if __name__ == "__main__":
+    from q1_demo import main  # it uses this module
+
+    sys.exit(main())

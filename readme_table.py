@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import utils
+from q1_monomials import feature_dim
 
 # (result file, data and provenance, command)
 Q2_RUNS = (
@@ -29,6 +30,8 @@ Q2_RUNS = (
     ("synthetic-oct-sweep", "OCT-like scans (synthetic)", "python hw2-q2.py --dataset synthetic-oct --sweep"),
 )
 
+Q1_LENGTH, Q1_LONGEST = "16384", 65536
+
 
 def spread(metric: dict, scale: float, digits: int) -> str:
     return f"{scale * metric['mean']:.{digits}f} ± {scale * metric['std']:.{digits}f}"
@@ -37,23 +40,79 @@ def spread(metric: dict, scale: float, digits: int) -> str:
 def overview(root: Path) -> str:
     """Question -> file -> command -> time -> result -> figure."""
     lines = [
-        "| question | data | file | command | time | test accuracy, AUC | figures |",
+        "| question | data | file | command | time | result | figures |",
         "|---|---|---|---|---|---|---|",
     ]
+    lines.append(question_1_overview(root))
     for name, data, command in Q2_RUNS:
         path = root / "results" / "q2" / f"{name}.json"
         cells = ["2", data, "[`hw2-q2.py`](hw2-q2.py)", f"`{command}`"]
         if path.exists():
             result = json.loads(path.read_text())
             test, minutes = result["metrics"]["test"], result["seconds"] / 60
-            score = f"[{spread(test['accuracy'], 100, 1)} %, {spread(test['auc'], 1, 3)}]({path.relative_to(root)})"
-            plots = sorted((root / "plots" / "q2").glob(f"{name}-*.png"))
-            links = ", ".join(f"[{plot.stem.rsplit('-', 1)[1]}]({plot.relative_to(root)})" for plot in plots)
-            cells += [f"{minutes:.1f} min", score, links]
+            score = f"{spread(test['accuracy'], 100, 1)} %, AUC {spread(test['auc'], 1, 3)}"
+            cells += [f"{minutes:.1f} min", f"[{score}]({path.relative_to(root)})", figures(root, "q2", name)]
         else:
             cells += ["", "not run here", ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def figures(root: Path, question: str, run: str) -> str:
+    plots = sorted((root / "plots" / question).glob(f"{run}-*.png"))
+    return ", ".join(f"[{plot.stem.rsplit('-', 1)[1]}]({plot.relative_to(root)})" for plot in plots)
+
+
+def question_1_overview(root: Path) -> str:
+    """The row of the demonstration; the benchmark's numbers have a table of their own."""
+    path = root / "results" / "q1" / "demo.json"
+    result = json.loads(path.read_text())
+    crossover = ", ".join(f"{row['length']:,} (D = {row['dim']})" for row in result["crossover"])
+    cells = [
+        "1",
+        "random queries and keys (synthetic)",
+        "[`q1_linear_attention.py`](q1_linear_attention.py)",
+        "`python q1_linear_attention.py`",
+        f"{result['seconds'] / 60:.1f} min",
+        f"[faster than softmax attention from L = {crossover}]({path.relative_to(root)})",
+        figures(root, "q1", "demo"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def question_1(root: Path) -> str:
+    """Linear attention against its peers, for each head dimension."""
+    path = root / "results" / "q1" / "attention-speed.json"
+    result = json.loads(path.read_text())
+    length, package = int(Q1_LENGTH), "taylor-series-linear-attention"
+    lines = [
+        f"| head dimension | features M | forward: times the package's speed (L = {length:,}) | forward and backward |"
+        f" share of a matrix product's rate | faster than SDPA from L | peak memory at L = {Q1_LONGEST:,} (package) |"
+        " error (package, elu + 1, random features) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows = {(row["contender"], row["dim"], row["length"], row["pass"]): row for row in result["rows"]}
+    for dim, entry in result["metrics"].items():
+        forward, both = entry["forward"], entry["forward and backward"]
+        memory = [rows.get((name, int(dim), Q1_LONGEST, "forward")) for name in ("this", package)]
+        shown = [f"{row['peak_bytes'] / 2**20:,.0f} MiB" if row else "not run" for row in memory]
+        peers = ("this", package, "elu + 1", "random features")
+        errors = [rows[name, int(dim), length, "forward"]["error"] for name in peers]
+        cells = [
+            dim,
+            f"{feature_dim(int(dim)):,}",
+            f"**{forward['times_faster_than_package'][Q1_LENGTH]:.1f}**",
+            f"**{both['times_faster_than_package'][Q1_LENGTH]:.1f}**",
+            f"{entry['share_of_matrix_product_rate'][Q1_LENGTH]:.0%}",
+            f"{forward['crossover_with_sdpa']:,}",
+            f"{shown[0]} ({shown[1]})",
+            f"{errors[0]:.3f} ({', '.join(f'{error:.3f}' for error in errors[1:])})",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    config, environment = result["config"], result["environment"]
+    plots = figures(root, "q1", "attention-speed")
+    setting = f"{config['heads']} heads, {config['dtype']}, {config['threads']} threads, PyTorch {environment['torch']}"
+    return "\n".join([*lines, "", f"{setting}; medians of {config['repetitions']} alternating calls. Plots: {plots}."])
 
 
 def question_2(root: Path) -> str:
@@ -105,7 +164,12 @@ def speed(root: Path) -> str:
 
 def render(text: str, root: Path) -> str:
     """`text` of README.md with the contents between its markers made anew."""
-    for name, table in (("overview", overview), ("question-2", question_2), ("speed", speed)):
+    for name, table in (
+        ("overview", overview),
+        ("question-1", question_1),
+        ("question-2", question_2),
+        ("speed", speed),
+    ):
         begin, end = f"<!-- {name}: made by readme_table.py -->", f"<!-- {name}: end -->"
         before, _, rest = text.partition(begin)
         _, found, after = rest.partition(end)
