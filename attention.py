@@ -1,5 +1,6 @@
-"""Multi-head attention with the kernel as an argument: softmax, or Question 1's linear form in its place.
+"""Multi-head attention and the residual blocks around it (homework, Appendices A to C).
 
+The kernel is an argument: softmax, or Question 1's linear form in its place.
 Letters: B batch, L queries, S keys, H heads, D head dimension.
 """
 
@@ -32,21 +33,39 @@ class MultiHeadAttention(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(hidden_dim, hidden_dim) for _ in range(4))
 
     def forward(
-        self, x: Tensor, memory: Tensor | None = None, *, causal: bool = False, key_padding_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        causal: bool = False,
+        key_padding_mask: Tensor | None = None,
+        cache: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """x (B, L, hidden_dim) attends to `memory` (B, S, hidden_dim), or to itself: (B, L, hidden_dim).
 
         `key_padding_mask` (B, S) is True where the memory is padding, which gets weight exactly zero. `causal` lets
-        position i see the positions 0 ... i.
+        position i see the positions 0 ... i. For generation token by token, `cache` is a dictionary, empty at first,
+        that keeps keys and values from call to call: a memory's are made once, x's own are added to those before.
         """
-        memory = x if memory is None else memory
-        query, key, value = self._heads(self.query(x)), self._heads(self.key(memory)), self._heads(self.value(memory))
+        query = self._heads(self.query(x))
+        key, value = self._keys_values(x, memory, cache)
         hidden = None if key_padding_mask is None else key_padding_mask[:, None]  # (B, 1, S)
         if self.kernel == "maclaurin":
             heads = linear_attention(query, key, value, terms=self.terms, causal=causal, key_padding_mask=hidden)
         else:
             heads = _softmax_attention(query, key, value, causal, hidden)
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, L, hidden_dim)
+
+    def _keys_values(self, x: Tensor, memory: Tensor | None, cache: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+        if cache and memory is not None:
+            return cache["key"], cache["value"]
+        source = x if memory is None else memory
+        key, value = self._heads(self.key(source)), self._heads(self.value(source))
+        if cache:
+            key, value = torch.cat([cache["key"], key], 2), torch.cat([cache["value"], value], 2)
+        if cache is not None:
+            cache.update(key=key, value=value)
+        return key, value
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, D)
@@ -59,3 +78,30 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, 
     if causal:
         visible = visible & torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+
+
+class SubBlock(nn.Module):
+    """LayerNorm(x + module(LayerNorm(x))) (eq:sub-block); with attention, Appendix A's layer (eq:residual-layer)."""
+
+    def __init__(self, hidden_dim: int, module: nn.Module):
+        super().__init__()
+        self.before, self.module, self.after = nn.LayerNorm(hidden_dim), module, nn.LayerNorm(hidden_dim)
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        return self.after(x + self.module(self.before(x), *args, **kwargs))
+
+
+class Block(nn.Module):
+    """An attention sub-block, then one with an MLP whose hidden layer is twice as wide (Appendix B).
+
+    Given a `memory`, x attends to that instead of to itself: Appendix C's block (eq:cross-block).
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, kernel: str = "softmax"):
+        super().__init__()
+        mlp = nn.Sequential(nn.Linear(hidden_dim, 2 * hidden_dim), nn.GELU(), nn.Linear(2 * hidden_dim, hidden_dim))
+        self.attention = SubBlock(hidden_dim, MultiHeadAttention(hidden_dim, num_heads, kernel))
+        self.mlp = SubBlock(hidden_dim, mlp)
+
+    def forward(self, x: Tensor, memory: Tensor | None = None, **attention) -> Tensor:
+        return self.mlp(self.attention(x, memory, **attention))  # (B, L, hidden_dim)
