@@ -63,7 +63,7 @@ def linear_attention(
     """
     check_terms(terms)
     _check_inputs(query, key, value, causal)
-    leading = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))
+    leading = _leading(query, key, value)
     flat = [x.expand(*leading, -1, -1).reshape(-1, *x.shape[-2:]) for x in (query, key, value)]
     hidden = None
     if key_padding_mask is not None:
@@ -90,7 +90,8 @@ class LinearAttentionState:
         """Takes in S more tokens: key (..., S, D), value (..., S, E)."""
         dtype = accumulator(value)
         value = torch.cat([value, torch.ones_like(value[..., :1])], -1).to(dtype)  # (..., S, E+1)
-        sums = maclaurin_features(key.to(dtype), self.terms).mT @ value  # (..., M, E+1)
+        with torch.autocast(value.device.type, enabled=False):
+            sums = maclaurin_features(key.to(dtype), self.terms).mT @ value  # (..., M, E+1)
         self.sums = sums if self.sums is None else self.sums + sums
 
     @torch.no_grad()
@@ -99,7 +100,8 @@ class LinearAttentionState:
         if self.sums is None:
             raise ValueError("the state is empty: add keys and values before reading")
         scaled = query.to(self.sums.dtype) * _scale(query, self.scale)
-        sums = maclaurin_features(scaled, self.terms) @ self.sums  # (..., L, E+1)
+        with torch.autocast(query.device.type, enabled=False):
+            sums = maclaurin_features(scaled, self.terms) @ self.sums  # (..., L, E+1)
         if self.terms % 2 == 0:
             check_positive(sums[..., -1:], self.terms)
         return (sums[..., :-1] / sums[..., -1:]).to(query.dtype)
@@ -147,10 +149,20 @@ def _check_inputs(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> No
         raise ValueError(f"causal attention needs as many queries as keys: {shapes}")
 
 
+def _leading(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
+    shapes = [x.shape[:-2] for x in (query, key, value)]
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        shown = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"the leading dimensions of query, key and value do not fit each other: {shown}") from None
+
+
 def _check_mask(mask: Tensor, leading: torch.Size, length: int) -> None:
     if mask.dtype != torch.bool or mask.shape[-1:] != (length,):
         raise ValueError(f"key_padding_mask is {mask.dtype} {tuple(mask.shape)}, expected bool (..., {length})")
-    if torch.broadcast_shapes(mask.shape[:-1], leading) != leading:
+    missing = len(leading) - (mask.dim() - 1)
+    if missing < 0 or any(m not in (1, n) for m, n in zip(mask.shape[:-1], leading[missing:], strict=True)):
         raise ValueError(f"key_padding_mask {tuple(mask.shape)} does not fit leading dimensions {tuple(leading)}")
 
 

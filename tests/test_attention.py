@@ -1,0 +1,223 @@
+"""Multi-head attention against its formula, a head at a time with plain matrices."""
+
+import math
+
+import pytest
+import torch
+
+from attention import MultiHeadAttention
+
+KERNELS = ("softmax", "maclaurin")
+HIDDEN, HEADS = 12, 3
+DIM = HIDDEN // HEADS
+EXACT = {"rtol": 1e-10, "atol": 1e-12}  # float64, sums of a few dozen numbers of order 1
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make(kernel, terms=3, seed=0, dtype=torch.float64):
+    torch.manual_seed(seed)
+    module = MultiHeadAttention(HIDDEN, HEADS, kernel, terms).to(dtype)
+    with torch.no_grad():
+        for parameter in module.parameters():  # larger than usual: scores of order 1 tell the kernels apart
+            parameter.normal_(std=0.4)
+    return module
+
+
+def draw(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def right_padding(lengths, total):
+    return torch.arange(total) >= torch.tensor(lengths)[:, None]
+
+
+def kernel_function(kernel, terms=3):
+    if kernel == "softmax":
+        return torch.exp
+    return lambda t: sum(t**n / math.factorial(n) for n in range(terms))
+
+
+def by_hand(module, x, memory=None, causal=False, hidden=None, terms=3):
+    """Concat(head_1 ... head_H) W^O for each element of the batch, W_h^Q the rows of `query.weight` for head h."""
+    function = kernel_function(module.kernel, terms)
+    memory = x if memory is None else memory
+    outputs = []
+    for b in range(len(x)):
+        heads = []
+        for h in range(HEADS):
+            rows = slice(h * DIM, (h + 1) * DIM)
+            query = x[b] @ module.query.weight[rows].T + module.query.bias[rows]
+            key = memory[b] @ module.key.weight[rows].T + module.key.bias[rows]
+            value = memory[b] @ module.value.weight[rows].T + module.value.bias[rows]
+            head = []
+            for i in range(len(query)):
+                seen = [
+                    j for j in range(len(key)) if not (causal and j > i) and not (hidden is not None and hidden[b, j])
+                ]
+                weights = [function((query[i] * key[j]).sum() / math.sqrt(DIM)) for j in seen]
+                summed = sum((w * value[j] for w, j in zip(weights, seen, strict=True)), torch.zeros(DIM).double())
+                head.append(summed / sum(weights) if seen else summed)
+            heads.append(torch.stack(head))
+        outputs.append(torch.cat(heads, -1) @ module.output.weight.T + module.output.bias)
+    return torch.stack(outputs)
+
+
+@pytest.mark.equation("eq:multi-head")
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_self_attention_is_the_formula(kernel, causal, padded):
+    module, x = make(kernel), draw(3, 6, HIDDEN)
+    hidden = right_padding([6, 4, 1], 6) if padded else None
+    output = module(x, causal=causal, key_padding_mask=hidden)
+    torch.testing.assert_close(output, by_hand(module, x, causal=causal, hidden=hidden), **EXACT)
+
+
+@pytest.mark.equation("eq:multi-head")
+@pytest.mark.parametrize(("length", "keys"), [(1, 7), (7, 1), (5, 8)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_cross_attention_is_the_formula(kernel, length, keys):
+    module, x, memory = make(kernel), draw(2, length, HIDDEN), draw(2, keys, HIDDEN, seed=2)
+    hidden = right_padding([keys, 1], keys)
+    torch.testing.assert_close(module(x, memory), by_hand(module, x, memory), **EXACT)
+    found = module(x, memory, key_padding_mask=hidden)
+    torch.testing.assert_close(found, by_hand(module, x, memory, hidden=hidden), **EXACT)
+
+
+@pytest.mark.parametrize("terms", [1, 3, 5])
+def test_the_number_of_terms_is_passed_on(terms):
+    module, x = make("maclaurin", terms), draw(2, 6, HIDDEN)
+    torch.testing.assert_close(module(x), by_hand(module, x, terms=terms), **EXACT)
+    assert not torch.allclose(module(x), by_hand(module, x, terms=terms + 2), atol=1e-4)
+
+
+def test_kernels_are_functions_of_the_same_parameters():
+    softmax, maclaurin = make("softmax"), MultiHeadAttention(HIDDEN, HEADS, "maclaurin", terms=9).double()
+    maclaurin.load_state_dict(softmax.state_dict())
+    x = 0.3 * draw(2, 6, HIDDEN)
+    query, key = (layer(x).unflatten(-1, (HEADS, DIM)) for layer in (softmax.query, softmax.key))
+    scores = torch.einsum("bihd,bjhd->bhij", query, key) / math.sqrt(DIM)
+    assert 1 < scores.abs().max() < 2  # the series cut after 9 terms is then off by 2^9 e^2 / 9! = 0.01 at the most
+    torch.testing.assert_close(maclaurin(x), softmax(x), rtol=0, atol=1e-2)
+    torch.testing.assert_close(maclaurin(x).mean(), softmax(x).mean(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_left_padding_with_causality(kernel):
+    module, x = make(kernel), draw(2, 6, HIDDEN)
+    hidden = torch.arange(6) < torch.tensor([[0], [2]])
+    output = module(x, causal=True, key_padding_mask=hidden)
+    torch.testing.assert_close(output, by_hand(module, x, causal=True, hidden=hidden), **EXACT)
+    # positions that see nothing get attention 0, and of the output's affine map the bias is left
+    torch.testing.assert_close(output[1, :2], module.output.bias.expand(2, -1), **EXACT)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_memory_that_is_all_padding_gives_the_bias_and_finite_gradients(kernel):
+    module, x, memory = make(kernel), draw(2, 5, HIDDEN), draw(2, 4, HIDDEN, seed=2)
+    hidden = torch.tensor([[True] * 4, [False] * 4])
+    output = module(x, memory, key_padding_mask=hidden)
+    torch.testing.assert_close(output[0], module.output.bias.expand(5, -1), **EXACT)
+    output.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_later_positions_change_nothing_if_causal(kernel):
+    module, x = make(kernel), draw(2, 8, HIDDEN)
+    changed = torch.cat([x[:, :5], 10 * draw(2, 3, HIDDEN, seed=3)], 1)
+    torch.testing.assert_close(module(changed, causal=True)[:, :5], module(x, causal=True)[:, :5], **EXACT)
+    assert not torch.allclose(module(changed)[:, :5], module(x)[:, :5], atol=1e-2)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_padding_has_exactly_no_influence(kernel):
+    module, x, memory = make(kernel), draw(2, 5, HIDDEN), draw(2, 7, HIDDEN, seed=2)
+    hidden = right_padding([7, 3], 7)
+    garbage = 1e6 if kernel == "softmax" else math.nan  # the library's softmax multiplies padding's values by 0
+    dirty = memory.masked_fill(hidden[..., None], garbage).requires_grad_()
+    output = module(x, dirty, key_padding_mask=hidden)
+    assert torch.equal(output, module(x, memory, key_padding_mask=hidden))
+    assert not torch.allclose(output[1], module(x, memory)[1], atol=1e-2)
+    (grad,) = torch.autograd.grad(output.square().sum(), dirty)
+    assert not grad[hidden].any()
+    assert grad[~hidden].any(-1).all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_batch_mates_do_not_matter(kernel, causal):
+    # alone and unpadded, or beside a longer sequence: the same, up to the order of sums in float32
+    module = make(kernel, dtype=torch.float32)
+    x = draw(3, 9, HIDDEN).float()
+    lengths = [9, 4, 6]
+    together = module(x, causal=causal, key_padding_mask=right_padding(lengths, 9))
+    for b, length in enumerate(lengths):
+        alone = module(x[b : b + 1, :length], causal=causal)
+        torch.testing.assert_close(together[b : b + 1, :length], alone, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_token_by_token_with_a_cache_is_the_causal_pass(kernel):
+    module, x = make(kernel), draw(2, 6, HIDDEN)
+    cache = {}
+    steps = [module(x[:, i : i + 1], cache=cache) for i in range(6)]
+    torch.testing.assert_close(torch.cat(steps, 1), by_hand(module, x, causal=True), **EXACT)
+    assert cache["key"].shape == cache["value"].shape == (2, HEADS, 6, DIM)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_keys_and_values_of_a_memory_are_made_once(kernel):
+    module, x, memory = make(kernel), draw(2, 3, HIDDEN), draw(2, 5, HIDDEN, seed=2)
+    expected = by_hand(module, x, memory)
+    calls, cache = [], {}
+    for layer in (module.key, module.value):
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    steps = [module(x[:, i : i + 1], memory, cache=cache) for i in range(3)]
+    torch.testing.assert_close(torch.cat(steps, 1), expected, **EXACT)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(("hidden_dim", "heads", "count"), [(12, 3, 624), (64, 4, 16640), (1, 1, 8)])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_parameters_are_four_affine_maps_whatever_the_heads(kernel, hidden_dim, heads, count):
+    # 4 (12 * 12 + 12) = 624
+    module = MultiHeadAttention(hidden_dim, heads, kernel)
+    assert sum(parameter.numel() for parameter in module.parameters()) == count
+    assert {name for name, _ in module.named_children()} == {"query", "key", "value", "output"}
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gradients_reach_all_parameters_and_are_those_of_the_formula(kernel, cross):
+    module, x = make(kernel), draw(2, 5, HIDDEN)
+    memory = draw(2, 7, HIDDEN, seed=2) if cross else None
+    parameters = list(module.parameters())
+    assert len(parameters) == 8
+    found = torch.autograd.grad(module(x, memory).pow(3).sum(), parameters)
+    expected = torch.autograd.grad(by_hand(module, x, memory).pow(3).sum(), parameters)
+    for (name, _), mine, theirs in zip(module.named_parameters(), found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10)
+        # softmax's weights don't change with the same number added to all scores, so the keys' bias has none
+        assert mine.abs().max() > 1e-3 or (kernel == "softmax" and name == "key.bias")
+
+
+def test_bad_sizes_and_kernels_are_refused():
+    with pytest.raises(ValueError, match="hidden_dim 10 is not a multiple of num_heads 3"):
+        MultiHeadAttention(10, 3)
+    with pytest.raises(ValueError, match="unknown kernel 'performer': expected one of softmax, maclaurin"):
+        MultiHeadAttention(12, 3, "performer")
+
+
+def test_causal_attention_to_a_longer_memory_is_refused_by_the_linear_kernel():
+    with pytest.raises(ValueError, match="as many queries as keys"):
+        make("maclaurin")(draw(2, 3, HIDDEN), draw(2, 5, HIDDEN), causal=True)
+    with pytest.raises(ValueError, match="terms is 0"):
+        make("maclaurin", terms=0)(draw(2, 3, HIDDEN))
