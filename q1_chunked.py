@@ -39,14 +39,14 @@ class ChunkedAttention(torch.autograd.Function):
             blind = hidden.cumprod(-1).bool() if causal else hidden.all(-1, keepdim=True).expand(-1, query.shape[1])
             output.masked_fill_(blind[..., None], 0)
             normaliser.masked_fill_(blind[:, None], torch.inf)
-        if terms % 2 == 0:
-            check_positive(normaliser, terms)
+        check_positive(normaliser, terms)
         ctx.save_for_backward(query, key, value, hidden, output, normaliser)
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
+        if torch.is_grad_enabled():  # with create_graph=True; its graph would miss what happens here
+            raise RuntimeError("linear_attention has no second derivative: don't use create_graph=True")
         query, key, value, hidden, output, normaliser = ctx.saved_tensors
         terms, causal, scale = ctx.settings
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
@@ -212,11 +212,16 @@ def _attend_causally_backward(group, grad_sums, grad_query, grad_key, grad_value
 
 
 def check_positive(normaliser: Tensor, terms: int) -> None:
+    """Weights must have a positive sum: an even number of terms, or rounding of huge scores, can break that."""
     smallest = normaliser.min().item()
     if smallest <= torch.finfo(normaliser.dtype).eps:
+        reason = (
+            "an even number of terms is negative for scores far below zero; use an odd number, always positive"
+            if terms % 2 == 0
+            else f"the scores are so large that their powers cancel to rounding errors in {normaliser.dtype}"
+        )
         raise ValueError(
-            f"with terms={terms} the weights of a query sum to {smallest:.3g}: an even number of terms is "
-            "negative for scores far below zero; use an odd number, always positive, or smaller scores"
+            f"with terms={terms} the weights of a query sum to {smallest:.3g}: {reason}, or smaller scores"
         )
 
 

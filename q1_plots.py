@@ -21,9 +21,10 @@ def draw(result_path: Path, out: str | Path) -> list[Path]:
     """Draw what one result file has the numbers for, as OUT/q1/<run>-<plot>.pdf and .png."""
     result = json.loads(Path(result_path).read_text())
     plots = {}
-    if "rows" in result:
+    if result["run"].startswith("attention-memory"):
+        plots["length"] = plot_against_length(result, "peak_bytes", "peak memory beyond the inputs (MiB)")
+    if result["run"].startswith("attention-speed"):
         plots["time"] = plot_against_length(result, "seconds", "seconds")
-        plots["memory"] = plot_against_length(result, "peak_bytes", "peak memory beyond the inputs (MiB)")
         plots["features"] = plot_features(result)
     if "errors" in result:
         plots["error"] = plot_errors(result)

@@ -91,13 +91,18 @@ def question_1(root: Path) -> str:
         " error (package, elu + 1, random features) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    rows = {(row["contender"], row["dim"], row["length"], row["pass"]): row for row in result["rows"]}
+    memory_path = root / "results" / "q1" / "attention-memory.json"
+    every_row = result["rows"] + json.loads(memory_path.read_text())["rows"]
+    rows = [
+        {(row["contender"], row["dim"], row["length"], row["pass"]): row for row in every_row if key in row}
+        for key in ("seconds", "peak_bytes")
+    ]
     for dim, entry in result["metrics"].items():
         forward, both = entry["forward"], entry["forward and backward"]
-        memory = [rows.get((name, int(dim), Q1_LONGEST, "forward")) for name in ("this", package)]
+        memory = [rows[1].get((name, int(dim), Q1_LONGEST, "forward")) for name in ("this", package)]
         shown = [f"{row['peak_bytes'] / 2**20:,.0f} MiB" if row else "not run" for row in memory]
         peers = ("this", package, "elu + 1", "random features")
-        errors = [rows[name, int(dim), length, "forward"]["error"] for name in peers]
+        errors = [rows[0][name, int(dim), length, "forward"]["error"] for name in peers]
         cells = [
             dim,
             f"{feature_dim(int(dim)):,}",
@@ -110,7 +115,7 @@ def question_1(root: Path) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     config, environment = result["config"], result["environment"]
-    plots = figures(root, "q1", "attention-speed")
+    plots = ", ".join(figures(root, "q1", run) for run in ("attention-speed", "attention-memory"))
     setting = f"{config['heads']} heads, {config['dtype']}, {config['threads']} threads, PyTorch {environment['torch']}"
     return "\n".join([*lines, "", f"{setting}; medians of {config['repetitions']} alternating calls. Plots: {plots}."])
 

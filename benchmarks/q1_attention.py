@@ -1,6 +1,7 @@
-"""Linear attention against its peers, in turn in one run: time, peak memory, error against exact softmax attention.
+"""Linear attention against its peers, in turn in one run: time, error against exact softmax attention, peak memory.
 
-    python benchmarks/q1_attention.py --out results      (CPU, about 20 minutes; let nothing else run meanwhile)
+    python benchmarks/q1_attention.py --out results      (CPU, about 40 minutes; let nothing else run meanwhile)
+    python benchmarks/q1_attention.py --memory --out results
     python benchmarks/q1_attention.py --device cuda --dtype bfloat16 --compile --out results
 
 It needs the peer package: pip install -e '.[benchmark]'. A contender stops where one call would take more than
@@ -46,8 +47,18 @@ class Config:
     device: str = "cpu"
     dtype: str = "float32"
     compile: bool = False
+    memory: bool = False
     longest: int = LENGTHS[-1]
     out: str = "runs"
+
+    @property
+    def lengths(self) -> list[int]:
+        return [length for length in LENGTHS[:: -2 if self.memory else -1][::-1] if length <= self.longest]
+
+    @property
+    def run_name(self) -> str:
+        what = "attention-memory" if self.memory else "attention-speed"
+        return what if self.device == "cpu" else f"{what}-{self.device}-{self.dtype}"
 
 
 # --- the contenders: (1, H, L, D) each -> (1, H, L, D) -------------------------------------------------
@@ -116,10 +127,10 @@ QUADRATIC = ("scaled_dot_product_attention", "plain quadratic")
 
 def inputs(config: Config, dim: int, length: int, backward: bool) -> list[Tensor]:
     generator = torch.Generator().manual_seed(length)
-    x = torch.randn(3, 1, config.heads, length, dim, generator=generator).to(
-        config.device, getattr(torch, config.dtype)
-    )
-    return [t.clone().requires_grad_(backward) for t in x]
+    shape, dtype = (1, config.heads, length, dim), getattr(torch, config.dtype)
+    # one by one: a copy of all three would be the peak of the memory
+    x = [torch.randn(shape, generator=generator).to(config.device, dtype) for _ in range(3)]
+    return [t.requires_grad_(backward) for t in x]
 
 
 def call(contender: Callable, x: list[Tensor]) -> None:
@@ -173,6 +184,14 @@ def measure_memory(config: Config, *case) -> int:
         return pool.submit(extra_memory, config, *case).result()
 
 
+def held(name: str, x: list[Tensor]) -> int:
+    """About the bytes that a contender holds at its peak: matrices of scores, or features of queries and keys."""
+    *_, heads, length, dim = x[0].shape
+    columns = {"scaled_dot_product_attention": dim, "plain quadratic": length, "elu + 1": dim, "this": dim}
+    copies = 4 * (2 if x[0].requires_grad else 1)
+    return copies * heads * length * columns.get(name, 2 * feature_dim(dim)) * x[0].element_size()
+
+
 def relative_error(contender: Callable, x: list[Tensor]) -> float:
     """|output - exact| / |exact| (Frobenius) on the last queries, against float64 softmax attention."""
     query, key, value = x
@@ -181,16 +200,33 @@ def relative_error(contender: Callable, x: list[Tensor]) -> float:
     return ((output - exact).norm() / exact.norm()).item()
 
 
+def measure_memory_rows(config: Config, dim: int, backward: bool, bar: tqdm) -> list[dict]:
+    """Peak memory of all contenders at every other length, each case in a process of its own."""
+    running, rows = set(CONTENDERS), []
+    available = torch.cuda.mem_get_info()[0] if config.device == "cuda" else psutil.virtual_memory().available
+    for length in config.lengths:
+        for name in [name for name in CONTENDERS if name in running]:
+            start = time.perf_counter()
+            peak = measure_memory(config, name, dim, length, backward)
+            case = {"contender": name, "dim": dim, "length": length, "pass": PASSES[backward]}
+            rows.append(case | {"peak_bytes": peak})
+            factor = 16 if name in QUADRATIC else 4
+            elapsed = time.perf_counter() - start
+            if factor * elapsed > 8 * LONGEST_CALL or factor * peak > 0.7 * available:
+                running.discard(name)
+        bar.update()
+    return rows
+
+
 def measure(config: Config, dim: int, backward: bool, bar: tqdm) -> list[dict]:
-    """All contenders at all lengths that they can do: one row each."""
+    """Times of all contenders at all lengths that they can do: one row each."""
     contenders = {name: torch.compile(f) if config.compile else f for name, f in CONTENDERS.items()}
     available = torch.cuda.mem_get_info()[0] if config.device == "cuda" else psutil.virtual_memory().available
     running, rows = set(contenders), []
-    for length in (length for length in LENGTHS if length <= config.longest):
+    for length in config.lengths:
         bar.set_description(f"D {dim}, L {length}, {PASSES[backward]}")
         x = inputs(config, dim, length, backward)
         current = {name: f for name, f in contenders.items() if name in running}
-        peaks = {name: measure_memory(config, name, dim, length, backward) for name in current}
         rates, times = [], {name: [] for name in current}
         for repetition in range(config.repetitions + 1):
             for name, contender in current.items():
@@ -209,12 +245,11 @@ def measure(config: Config, dim: int, backward: bool, bar: tqdm) -> list[dict]:
                     "length": length,
                     "pass": PASSES[backward],
                     "seconds": times[name],
-                    "peak_bytes": peaks[name],
                     "error": error,
                     "matrix_product_flops": statistics.median(rates),
                 }
             )
-            if factor * statistics.median(times[name]) > LONGEST_CALL or factor * peaks[name] > 0.7 * available:
+            if factor * statistics.median(times[name]) > LONGEST_CALL or factor * held(name, x) > 0.7 * available:
                 running.discard(name)
         bar.update()
     return rows
@@ -295,23 +330,23 @@ def what_features_buy(dim: int = 16, length: int = 512, seeds: range = range(5))
 def run(config: Config) -> dict:
     torch.set_num_threads(config.threads)
     start, rows = time.perf_counter(), []
-    lengths = sum(length <= config.longest for length in LENGTHS)
-    with tqdm(total=2 * len(config.dims) * lengths, unit="length") as bar:
+    with tqdm(total=2 * len(config.dims) * len(config.lengths), unit="length") as bar:
         for dim in config.dims:
             for backward in (False, True):
-                rows += measure(config, dim, backward, bar)
+                rows += (measure_memory_rows if config.memory else measure)(config, dim, backward, bar)
     settings = dataclasses.asdict(config)
-    return {
+    result = {
         "question": "q1",
-        "run": "attention-speed" if config.device == "cpu" else f"attention-speed-{config.device}-{config.dtype}",
+        "run": config.run_name,
         "config": {key: value for key, value in settings.items() if key != "out"},
         "seeds": list(range(5)),
-        "data": {"name": "standard normal queries, keys and values", "source": "synthetic", "lengths": LENGTHS},
-        "metrics": summary(rows, config.heads),
+        "data": {"name": "standard normal queries, keys and values", "source": "synthetic", "lengths": config.lengths},
+        "metrics": {} if config.memory else summary(rows, config.heads),
         "rows": rows,
-        "features": what_features_buy(),
-        "seconds": time.perf_counter() - start,
     }
+    if not config.memory:
+        result["features"] = what_features_buy()
+    return result | {"seconds": time.perf_counter() - start}
 
 
 def report(result: dict) -> str:
@@ -341,6 +376,7 @@ def main(argv: list[str] | None = None) -> None:
         "dtype", default=default.dtype, choices=("float32", "bfloat16"), help="float32 (default) or bfloat16"
     )
     parser.add_flag("compile", action="store_true", help="put every contender through torch.compile")
+    parser.add_flag("memory", action="store_true", help="measure peak memory instead of time")
     parser.add_flag("longest", type=int, default=default.longest, help="the longest sequence (65536)")
     parser.add_flag("out", default=default.out, help="folder of the result file (runs)")
     args = vars(parser.parse_args(argv))

@@ -221,3 +221,14 @@ def test_causal_attention_to_a_longer_memory_is_refused_by_the_linear_kernel():
         make("maclaurin")(draw(2, 3, HIDDEN), draw(2, 5, HIDDEN), causal=True)
     with pytest.raises(ValueError, match="terms is 0"):
         make("maclaurin", terms=0)(draw(2, 3, HIDDEN))
+
+
+@pytest.mark.parametrize("kernel", ["softmax", "maclaurin"])
+def test_token_by_token_with_a_cache_equals_all_at_once(kernel):
+    torch.manual_seed(0)
+    layer, x = MultiHeadAttention(8, 2, kernel).double(), torch.randn(2, 6, 8, dtype=torch.float64)
+    cache = {}
+    steps = [layer(x[:, i : i + 1], causal=True, cache=cache) for i in range(6)]
+    torch.testing.assert_close(torch.cat(steps, 1), layer(x, causal=True))
+    with pytest.raises(ValueError, match="one token at a time"):
+        layer(x[:, :2], causal=True, cache=cache)

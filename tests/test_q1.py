@@ -983,3 +983,23 @@ def test_memory_beyond_inputs_and_outputs_does_not_grow(causal, backward):
     # the features of 65,536 tokens of 4 heads would be 561 MiB, and for a copy of one input in full 32 MiB
     assert long - short < 16 * 2**20
     assert long < 64 * 2**20
+
+
+def test_scores_too_large_for_float32_are_refused_and_fine_in_float64():
+    """Powers of 90,000 cancel to rounding errors: an orthogonal key and a zero one share the weight equally."""
+    torch.manual_seed(0)
+    query, key = torch.randn(1, 500, 64), torch.randn(1, 1, 64)
+    query = query - (query @ key.mT) / (key @ key.mT) * key
+    query, key = (300 * torch.nn.functional.normalize(x, dim=-1) for x in (query, key))
+    inputs = query, torch.cat([key, 0 * key], 1), torch.tensor([[[1.0], [0.0]]])
+    with pytest.raises(ValueError, match=r"rounding errors in torch\.float32"):
+        linear_attention(*inputs)
+    exact = linear_attention(*(x.double() for x in inputs))
+    torch.testing.assert_close(exact, torch.full_like(exact, 0.5), rtol=0, atol=1e-3)
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    query, key, value = (torch.randn(1, 5, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    output = linear_attention(query, key, value).sum()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(output, query, create_graph=True)

@@ -159,7 +159,6 @@ def row(contender, length, seconds, name="forward"):
         "length": length,
         "pass": name,
         "seconds": seconds,
-        "peak_bytes": 0,
         "error": 0.0,
         "matrix_product_flops": 1000.0,
     }
@@ -203,8 +202,25 @@ def test_benchmark_runs_and_its_plots_are_drawn_from_it(tmp_path, monkeypatch):
     assert {entry["features"] for entry in result["features"]} == {feature_dim(16, terms) for terms in (2, 3, 4, 5)}
     drawn = q1_plots.draw(path, tmp_path / "plots")
     assert {plot.name for plot in drawn if plot.suffix == ".png"} == {
-        f"attention-speed-{name}.png" for name in ("time", "memory", "features")
+        f"attention-speed-{name}.png" for name in ("time", "features")
     }
+    assert benchmark.main(["--memory", "--longest", "1024", "--dims", "4", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "q1" / "attention-memory.json").read_text())
+    assert {(entry["contender"], entry["length"]) for entry in result["rows"]} == {
+        (name, 1024) for name in benchmark.CONTENDERS
+    }
+    (drawn,) = (
+        plot for plot in q1_plots.draw(tmp_path / "q1" / "attention-memory.json", tmp_path) if plot.suffix == ".png"
+    )
+    assert drawn.name == "attention-memory-length.png"
+
+
+def test_peak_memory_is_that_of_the_call_and_not_of_making_its_inputs():
+    """64 MiB of output, where exact attention through the library's kernel keeps next to nothing else."""
+    config = benchmark.Config(heads=4)
+    peak = benchmark.measure_memory(config, "elu + 1", 64, 16384, False)
+    output = 4 * 16384 * 64 * 4
+    assert 3 * output <= peak < 6 * output  # the features of queries and keys, the output and a quotient
 
 
 # --- what is committed -------------------------------------------------------------------------------
@@ -214,7 +230,7 @@ def test_benchmark_runs_and_its_plots_are_drawn_from_it(tmp_path, monkeypatch):
 def test_committed_plots_were_drawn_from_the_committed_results(path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     plots = sorted((utils.ROOT / "plots" / "q1").glob(f"{path.stem}-*.png"))
-    assert len(plots) >= 2
+    assert plots
     for plot in plots:
         assert Image.open(plot).text["Subject"] == f"sha256:{digest}"
         assert digest.encode() in Path(plot.with_suffix(".pdf")).read_bytes()
