@@ -46,13 +46,14 @@ class MultiHeadAttention(nn.Module):
         `key_padding_mask` (B, S) is True where the memory is padding, which gets weight exactly zero. `causal` lets
         position i see the positions 0 ... i. For generation token by token, `cache` is a dictionary, empty at first,
         that keeps keys and values from call to call: a memory's are made once, x's own are added to those before.
-        Raises ValueError for `causal` with L != S, unless L is 1.
+        Raises ValueError for `causal` with L != S, unless a single query follows those in the cache.
         """
         query = self._heads(self.query(x))
         key, value = self._keys_values(x, memory, cache)
         if causal and query.shape[2] != key.shape[2]:
-            if query.shape[2] > 1:
-                raise ValueError("causal attention with keys in the cache takes one token at a time")
+            if cache is None or query.shape[2] > 1:
+                lengths = f"{query.shape[2]} and {key.shape[2]}"
+                raise ValueError(f"causal attention needs as many queries as keys, or one query and a cache: {lengths}")
             causal = False  # the last token sees all that were before it
         hidden = None if key_padding_mask is None else key_padding_mask[:, None]  # (B, 1, S)
         if self.kernel == "maclaurin":

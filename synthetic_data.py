@@ -7,6 +7,7 @@ such shapes, nothing about patients. Labels are never wrong; what is hard is tha
 normal variation.
 
     python synthetic_data.py oct --n 20000 --out data/synthetic-oct.npz
+    python synthetic_data.py speech --n 2000 --out data/spoken      (see synthetic_speech.py)
 
 Dimension letters: `N` scans, `K` lesions of one kind in a scan. Lengths are in pixels, rows count downwards
 (into the eye's wall), columns are scaled to run from -1 to 1, and brightness goes from 0 to 1.
@@ -190,9 +191,20 @@ def main(argv=None):
     oct_parser.add_argument("--out", default="data/synthetic-oct.npz", help="default: %(default)s")
     oct_parser.add_argument("--seed", type=int, default=0)
     oct_parser.add_argument("--contact_sheet", metavar="STEM", help="draw examples: STEM.pdf and STEM.png")
+    speech_parser = commands.add_parser("speech", help="spoken sentences, in the layout of LJ Speech")
+    speech_parser.add_argument("--n", type=int, help="sentences (default: 2000, or all of --texts)")
+    speech_parser.add_argument("--out", default="data/spoken", help="default: %(default)s")
+    speech_parser.add_argument("--seed", type=int, default=0)
+    speech_parser.add_argument("--texts", metavar="FILE", help="speak the texts of a metadata.csv like LJ Speech's")
+    speech_parser.add_argument("--engine", default="espeak", choices=("espeak", "flite"), help="default: %(default)s")
     args = parser.parse_args(argv)
 
     try:
+        if args.command == "speech":
+            from synthetic_speech import write_corpus  # here: scans need NumPy alone
+
+            write_corpus(args.out, args.n, args.seed, args.texts, args.engine)
+            return 0
         data = oct_splits(args.n, args.seed)
         save_npz(args.out, data)
         if args.contact_sheet:

@@ -230,5 +230,5 @@ def test_token_by_token_with_a_cache_equals_all_at_once(kernel):
     cache = {}
     steps = [layer(x[:, i : i + 1], causal=True, cache=cache) for i in range(6)]
     torch.testing.assert_close(torch.cat(steps, 1), layer(x, causal=True))
-    with pytest.raises(ValueError, match="one token at a time"):
+    with pytest.raises(ValueError, match="one query and a cache"):
         layer(x[:, :2], causal=True, cache=cache)

@@ -1,0 +1,1 @@
+"""Question 3: speech recognition on LJ Speech, with an LSTM decoder or a Transformer decoder."""

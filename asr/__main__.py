@@ -1,0 +1,126 @@
+"""Question 3 from the command line: python -m asr train | evaluate | transcribe (each has --help)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import utils
+
+SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
+
+
+def add_training_flags(parser: utils.ArgumentParser) -> None:
+    flag = lambda name, text, **kwargs: parser.add_flag(name, help=text, default=argparse.SUPPRESS, **kwargs)  # noqa: E731
+    flag("decoder", "lstm (default) or transformer", choices=("lstm", "transformer"))
+    flag("data", "a corpus in LJ Speech's layout (data/LJSpeech-1.1)", metavar="DIR")
+    flag("epochs", "passes over the training part (15)", type=int)
+    flag("batch_size", "clips per step, over all processes together (32)", type=int)
+    flag("learning_rate", "step size of AdamW at its highest (0.001)", type=float)
+    flag("weight_decay", "of AdamW (0.01)", type=float)
+    flag("warmup", "share of the steps in which the learning rate rises; then it falls as a cosine (0.1)", type=float)
+    flag("clip_norm", "largest norm of the gradient (1)", type=float)
+    flag("label_smoothing", "probability spread over all tokens in the training loss (0.1)", type=float)
+    flag("ctc_weight", "share of the encoder's CTC loss in the training loss (0.3)", type=float)
+    flag("hidden_dim", "width (200)", type=int)
+    flag("num_heads", "attention heads (2)", type=int)
+    flag("num_blocks", "blocks of the encoder (4)", type=int)
+    flag("kernel", "attention of the encoder: softmax (default) or Question 1's maclaurin",
+         choices=("softmax", "maclaurin"))  # fmt: skip
+    flag("hop_ms", "milliseconds between frames of the spectrogram (10)", type=float)
+    flag("clips", "train on the first CLIPS clips of the training part only (all)", type=int)
+    flag("seed", "seed of the weights, the order and SpecAugment (0)", type=int)
+    flag("device", "auto (default), cpu, cuda or mps", choices=("auto", "cpu", "cuda", "mps"))
+    flag("mixed_precision", "no (default) or bf16", choices=("no", "bf16"))
+    flag("out", "folder for results and checkpoints (runs)")
+    flag("name", "name of the run (corpus-decoder-seed)")
+    flag("resume", "go on from the checkpoint of the same command", action="store_true")
+    flag("tensorboard", "log to OUT/q3/NAME-tensorboard", action="store_true")
+
+
+def add_search_flags(parser: utils.ArgumentParser) -> None:
+    parser.add_flag("checkpoint", required=True, metavar="FILE", help="a .safetensors file that a training run wrote")
+    parser.add_flag("beam", type=int, default=1, help="width of the beam; 1 is greedy search (1)")
+
+
+def build_parser() -> utils.ArgumentParser:
+    parser = utils.ArgumentParser(prog="python -m asr", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train a recogniser, then score it on the test part")
+    add_training_flags(train)
+    evaluate = commands.add_parser("evaluate", help="loss and scores of a trained recogniser")
+    add_search_flags(evaluate)
+    evaluate.add_flag("data", default="data/LJSpeech-1.1", metavar="DIR", help="a corpus in LJ Speech's layout")
+    evaluate.add_flag("part", default="test", choices=("train", "validation", "test"), help="part of it (test)")
+    evaluate.add_flag("out", default="runs", help="folder for the result file (runs)")
+    transcribe = commands.add_parser("transcribe", help="write down what is said in sound files")
+    transcribe.add_argument("files", nargs="+", metavar="FILE", help="anything soundfile reads, of any rate")
+    add_search_flags(transcribe)
+    return parser
+
+
+def summary(part: str, metrics: dict) -> str:
+    cells = [f"loss {metrics['loss']:.3f}"]
+    for name in SCORES:
+        low, high = metrics[name]["interval"]
+        cells.append(f"{name} {metrics[name]['mean']:.3f} [{low:.3f}, {high:.3f}]")
+    example = metrics["transcripts"][0]
+    return f"{part}: {', '.join(cells)}\n  said:  {example['said']}\n  heard: {example['heard']}"
+
+
+def run_train(args: dict) -> None:
+    from asr import train
+
+    result = train.run(train.Config(**args))
+    if utils.is_main_process():
+        for part, metrics in result["metrics"].items():
+            print(summary(part, metrics))
+        error_rate = result["metrics"]["validation"]["cer"]["mean"]
+        if error_rate > 0.5:
+            print(f"not converged: {error_rate:.0%} of the characters are wrong; train on more clips, for more epochs")
+        print(utils.save_results(args.get("out", train.Config.out), result))
+
+
+def run_evaluate(args: dict) -> None:
+    from asr import train
+    from asr.checkpoint import load_model
+    from asr.data import load_corpus
+    from asr.generate import beam_search, greedy
+
+    model, features = load_model(args["checkpoint"])
+    corpus = load_corpus(args["data"], features)
+    search = greedy if args["beam"] == 1 else partial(beam_search, width=args["beam"])
+    metrics = train.evaluate_part(model, getattr(corpus, args["part"]), search)
+    result = {
+        "question": "q3",
+        "run": f"{Path(args['checkpoint']).stem}-on-{Path(args['data']).name}-{args['part']}",
+        "config": {key: value for key, value in args.items() if key != "out"},
+        "seeds": [],
+        "data": corpus.describe(),
+        "metrics": {args["part"]: metrics},
+    }
+    print(summary(args["part"], metrics))
+    print(utils.save_results(args["out"], result))
+
+
+def run_transcribe(args: dict) -> None:
+    from asr.checkpoint import load_model
+    from asr.transcribe import transcribe
+
+    model, features = load_model(args["checkpoint"])
+    for path in args["files"]:
+        print(f"{path}: {transcribe(model, features, path, args['beam'])}", flush=True)
+
+
+@utils.command_line
+def main(argv: list[str] | None = None) -> None:
+    args = vars(build_parser().parse_args(argv))
+    if args.get("beam", 1) < 1:
+        raise ValueError(f"--beam is {args['beam']}, but must be at least 1")
+    {"train": run_train, "evaluate": run_evaluate, "transcribe": run_transcribe}[args.pop("command")](args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

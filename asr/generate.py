@@ -1,0 +1,67 @@
+"""From speech to text with a trained model: greedy or beam search, one state carried along.
+
+Letters: B batch, T frames, F mel bins, N tokens, V vocabulary, W width of the beam.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from asr.model import Memory, SpeechRecognizer
+from asr.text import EMPTY, MAX_TOKENS, START, STOP
+
+
+@torch.no_grad()
+def greedy(model: SpeechRecognizer, features: Tensor, lengths: Tensor, limit: int = MAX_TOKENS - 1) -> list[list[int]]:
+    """The most probable token at each step, until each sentence's stop token or `limit` tokens.
+
+    Features (B, T, F), lengths (B,) -> for each clip its tokens, without start and stop.
+    """
+    memory = model.encoder(features, lengths)
+    running = torch.arange(len(features), device=features.device)  # clips that have not stopped
+    token = torch.full((len(features), 1), START, device=features.device)
+    sentences = torch.full((len(features), limit), EMPTY)
+    state: dict = {}
+    for step in range(limit):
+        logits, state = model.decoder._forward(token, memory, state)  # (B, 1, V)
+        token = logits[:, -1:].argmax(-1)  # (B, 1)
+        going = (token[:, 0] != STOP).nonzero()[:, 0]
+        if len(going) < len(running):  # finished clips leave the batch
+            running, token = running[going], token[going]
+            memory, state = Memory(*(x[going] for x in memory)), model.decoder.select(state, going)
+            if not len(running):
+                break
+        sentences[running.cpu(), step] = token[:, 0].cpu()
+    return [[token for token in sentence if token != EMPTY] for sentence in sentences.tolist()]
+
+
+@torch.no_grad()
+def beam_search(
+    model: SpeechRecognizer, features: Tensor, lengths: Tensor, width: int = 8, limit: int = MAX_TOKENS - 1
+) -> list[list[int]]:
+    """The sentence with the highest mean log-probability per token that a beam of `width` finds, for each clip."""
+    memory = model.encoder(features, lengths)
+    clips = zip(memory.encoded, memory.padding, strict=True)
+    return [_search_one(model, Memory(encoded[None], padding[None]), width, limit) for encoded, padding in clips]
+
+
+def _search_one(model: SpeechRecognizer, memory: Memory, width: int, limit: int) -> list[int]:
+    sentences = torch.full((1, 1), START, device=memory.encoded.device)  # (W, n + 1)
+    scores = torch.zeros(1, device=memory.encoded.device)  # (W,) sums of log-probabilities
+    best_score, best, state = -torch.inf, [], {}
+    for step in range(1, limit + 1):
+        rows = Memory(*(x.expand(len(sentences), *x.shape[1:]) for x in memory))
+        logits, state = model.decoder._forward(sentences[:, -1:], rows, state)
+        totals = scores[:, None] + logits[:, -1].log_softmax(-1)  # (W, V)
+        for sentence, total in zip(sentences.tolist(), totals[:, STOP].tolist(), strict=True):
+            if total / step > best_score:
+                best_score, best = total / step, sentence[1:]
+        totals[:, STOP] = -torch.inf
+        scores, flat = totals.flatten().topk(min(width, totals.numel() - len(totals)))
+        origin, token = flat // totals.shape[1], flat % totals.shape[1]
+        sentences = torch.cat([sentences[origin], token[:, None]], 1)
+        state = model.decoder.select(state, origin)
+        if scores[0] / limit < best_score:
+            break  # further tokens only add negative numbers: no running sentence can win any more
+    return best or sentences[0, 1:].tolist()

@@ -1,0 +1,247 @@
+"""Training and evaluation of a speech recogniser: the settings, the loss, checkpoints, results.
+
+Letters: B batch, T frames, F mel bins, N tokens, S encoder positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchaudio.functional import mask_along_axis_iid
+
+import utils
+from asr.audio import Features
+from asr.checkpoint import save_model
+from asr.data import Corpus, Part, SpeechBatches, batches_in_order, load_corpus
+from asr.generate import greedy
+from asr.metrics import score
+from asr.model import SpeechRecognizer
+from asr.text import EMPTY, decode
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags of `python -m asr train`."""
+
+    decoder: str = "lstm"
+    data: str = "data/LJSpeech-1.1"
+    epochs: int = 15
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.1
+    ctc_weight: float = 0.3
+    hidden_dim: int = 200
+    num_heads: int = 2
+    num_blocks: int = 4
+    kernel: str = "softmax"
+    hop_ms: float = 10.0
+    clips: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    mixed_precision: str = "no"
+    out: str = "runs"
+    name: str | None = None
+    resume: bool = False
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        checks = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "not negative"),
+            "warmup": (0 <= self.warmup < 1, "at least 0 and less than 1"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and less than 1"),
+            "ctc_weight": (0 <= self.ctc_weight < 1, "at least 0 and less than 1"),
+            "hop_ms": (0 < self.hop_ms <= 25, "positive, and no longer than the window of 25"),
+            "clips": (self.clips is None or self.clips >= 1, "at least 1"),
+            "seed": (self.seed >= 0, "not negative"),
+        }
+        for name, (valid, expected) in checks.items():
+            if not valid:
+                raise ValueError(f"--{name} is {getattr(self, name)}, but must be {expected}")
+
+    def settings(self) -> dict:
+        """What the trained weights depend on."""
+        elsewhere = ("data", "device", "out", "name", "resume", "tensorboard")
+        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in elsewhere}
+        return settings | {"corpus": Path(self.data).name}
+
+    def model_settings(self) -> dict:
+        return {name: getattr(self, name) for name in ("decoder", "hidden_dim", "num_heads", "num_blocks", "kernel")}
+
+    @property
+    def features(self) -> Features:
+        return Features(hop_ms=self.hop_ms)
+
+    @property
+    def run_name(self) -> str:
+        return self.name or f"{Path(self.data).name}-{self.decoder}-seed{self.seed}"
+
+    def file(self, suffix: str) -> Path:
+        return Path(self.out) / "q3" / f"{self.run_name}{suffix}"
+
+
+# --- the loss ----------------------------------------------------------------------------------------
+
+
+def spec_augment(features: Tensor) -> Tensor:
+    """SpecAugment (Park et al. 2019) without warping: for each clip two bands and two spans set to zero, its mean.
+
+    (B, T, F) -> (B, T, F); a band is up to 15 mel bins wide, a span up to 25 frames or 20 % of the longest clip long.
+    """
+    x = features[:, None]  # (B, 1, T, F)
+    for _ in range(2):
+        x = mask_along_axis_iid(x, mask_param=15, mask_value=0.0, axis=3)
+        x = mask_along_axis_iid(x, mask_param=min(25, features.shape[1] // 5), mask_value=0.0, axis=2)
+    return x[:, 0]
+
+
+def token_losses(logits: Tensor, tokens: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each token after the first, padding left out: (B, N - 1, V), (B, N) -> (tokens that count,)."""
+    targets = tokens[:, 1:]
+    counted = targets != EMPTY
+    return F.cross_entropy(logits[counted], targets[counted], label_smoothing=label_smoothing, reduction="none")
+
+
+def ctc_loss(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """Sum over clips of the CTC loss of the encoder (Graves et al. 2006); the empty token is its blank.
+
+    Logits (B, S, V), of which (T + 1) // 2 positions count for a clip of `lengths` T frames; tokens (B, N) with start
+    and stop, of which `token_lengths` count.
+    """
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (S, B, V)
+    positions, characters = (lengths + 1) // 2, token_lengths - 2
+    # a transcript that is longer than its clip has positions has no alignment: it counts for nothing
+    return F.ctc_loss(log_probs, tokens[:, 1:], positions, characters, blank=EMPTY, reduction="sum", zero_infinity=True)
+
+
+def training_loss(config: Config, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    """Per token: cross-entropy with label smoothing, mixed with an equal share of the batch's CTC loss."""
+    features, lengths, tokens, token_lengths = batch
+    logits, ctc_logits = model(spec_augment(features), lengths, tokens[:, :-1])
+    losses = token_losses(logits.float(), tokens, config.label_smoothing)
+    if config.ctc_weight:
+        share = ctc_loss(ctc_logits, lengths, tokens, token_lengths) / len(losses)
+        losses = (1 - config.ctc_weight) * losses + config.ctc_weight * share
+    return losses
+
+
+def warmup_then_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: float):
+    """The learning rate rises linearly for `warmup` of the steps, then falls to zero as a cosine."""
+    rising = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+# --- evaluation --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def mean_loss(model: SpeechRecognizer, part: Part) -> float:
+    """Cross-entropy per token with teacher forcing: no smoothing, no padding, no CTC."""
+    model.eval()
+    device, total, count = next(model.parameters()).device, 0.0, 0
+    for _, batch in batches_in_order(part, 32):
+        features, lengths, tokens, _ = (x.to(device) for x in batch)
+        losses = token_losses(model(features, lengths, tokens[:, :-1])[0].float(), tokens)
+        total, count = total + losses.sum().item(), count + len(losses)
+    return total / count
+
+
+def transcribe_part(model: SpeechRecognizer, part: Part, search=greedy) -> list[str]:
+    """What the model hears in each clip, in the part's order."""
+    model.eval()
+    device, heard = next(model.parameters()).device, [""] * len(part)
+    for indices, (features, lengths, *_) in batches_in_order(part, 32):
+        for index, tokens in zip(indices.tolist(), search(model, features.to(device), lengths.to(device)), strict=True):
+            heard[index] = decode(tokens)
+    return heard
+
+
+def evaluate_part(model: SpeechRecognizer, part: Part, search=greedy) -> dict:
+    """Loss and every score of a part, with what was heard beside what was said."""
+    heard, said = transcribe_part(model, part, search), list(part.transcripts)
+    transcripts = [{"said": a, "heard": b} for a, b in zip(said, heard, strict=True)]
+    return {"loss": mean_loss(model, part), **score(said, heard), "transcripts": transcripts}
+
+
+# --- a run -------------------------------------------------------------------------------------------
+
+
+def validation_metrics(config: Config, part: Part):
+    """What each epoch reports: the loss on all validation clips, the character error rate on some."""
+    few = part.first(64)
+
+    def evaluate(model: SpeechRecognizer) -> dict[str, float]:
+        cer = score(list(few.transcripts), transcribe_part(model, few))["cer"]["mean"]
+        return {"validation_loss": mean_loss(model, part), "validation_cer": cer}
+
+    return evaluate
+
+
+def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]:
+    """A trained model, the epoch with the lowest validation loss, and the history."""
+    utils.configure_seed(config.seed)
+    model = SpeechRecognizer(**config.model_settings(), mel_bins=config.features.mel_bins)
+    part = corpus.train if config.clips is None else corpus.train.first(config.clips)
+    batches = SpeechBatches(part, config.batch_size, config.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    history = utils.fit(
+        model,
+        batches,
+        optimizer,
+        loss_fn=lambda model, batch: training_loss(config, model, batch),
+        evaluate=validation_metrics(config, corpus.validation),
+        epochs=config.epochs,
+        seed=config.seed,
+        scheduler=warmup_then_cosine(optimizer, config.epochs * len(batches), config.warmup),
+        clip_norm=config.clip_norm,
+        keep_best=lambda metrics: -metrics["validation_loss"],
+        checkpoint=config.file(".ckpt"),
+        config=config.settings(),
+        resume=config.resume,
+        device=config.device,
+        mixed_precision=config.mixed_precision,
+        tensorboard=config.file("-tensorboard") if config.tensorboard else None,
+    )
+    return model, history
+
+
+def run(config: Config) -> dict:
+    """Train, then evaluate the kept epoch on validation and, once, on the test part."""
+    start = time.perf_counter()
+    corpus = load_corpus(config.data, config.features)
+    model, history = train(config, corpus)
+    trained = len(corpus.train) if config.clips is None else min(config.clips, len(corpus.train))
+    if utils.is_main_process():
+        save_model(config.file(".safetensors"), model, config.model_settings(), config.features)
+    return {
+        "question": "q3",
+        "run": config.run_name,
+        "config": config.settings(),
+        "seeds": [config.seed],
+        "data": corpus.describe(),
+        "budget": {"clips": trained, "epochs": config.epochs, "clips_seen": trained * len(history)},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "metrics": {name: evaluate_part(model, getattr(corpus, name)) for name in ("validation", "test")},
+        "history": history,
+        "seconds": time.perf_counter() - start,
+    }

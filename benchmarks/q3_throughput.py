@@ -1,0 +1,223 @@
+"""Speech recognition's throughput against the course's way of doing it, measured in turn in one run.
+
+The course's way: every clip padded to 2754 frames (hop 160 of 22,050 Hz), features computed anew for each item, a
+generation that puts the whole prefix through the decoder for each token, 98 tokens whatever the clip. Both sides train
+networks of the same sizes on the same clips. Run it on an idle machine: `make benchmark`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+import torch.nn.functional as F
+import torchaudio
+from torch import Tensor
+
+import utils
+from asr.audio import log_mel, read_audio
+from asr.data import Part, SpeechBatches, batches_in_order, load_corpus
+from asr.generate import greedy
+from asr.model import SpeechRecognizer
+from asr.text import EMPTY, START
+from asr.train import Config as TrainConfig
+from asr.train import training_loss
+
+COURSE_FRAMES, COURSE_TOKENS, COURSE_HOP, COURSE_RATE = 2754, 98, 160, 22050
+
+
+@dataclass(frozen=True)
+class Config:
+    data: str = "data/LJSpeech-1.1"
+    clips: int = 96
+    batch_size: int = 16
+    repetitions: int = 5
+    threads: int = 2
+    num_blocks: int = 4
+    hop_ms: float = TrainConfig.hop_ms
+    out: str = "runs"
+
+
+# --- the course's way --------------------------------------------------------------------------------
+
+
+def course_batch(paths: list[Path], tokens: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Features made on the spot and padded to one size, targets cut and padded to one size."""
+    transform = torchaudio.transforms.MelSpectrogram(COURSE_RATE, n_fft=400, hop_length=COURSE_HOP, n_mels=80)
+    features = torch.zeros(len(paths), COURSE_FRAMES, 80)
+    for row, path in zip(features, paths, strict=True):
+        samples, _ = soundfile.read(path, dtype="float32")
+        mel = transform(torch.from_numpy(samples)).clamp_min(1e-10).log10().mT[:COURSE_FRAMES]
+        row[: len(mel)] = mel
+    targets = torch.full((len(paths), COURSE_TOKENS), EMPTY)
+    for row, sentence in zip(targets, tokens, strict=True):
+        row[: min(len(sentence), COURSE_TOKENS)] = torch.tensor(sentence[:COURSE_TOKENS])
+    return features, torch.full((len(paths),), COURSE_FRAMES), targets
+
+
+def course_training(config: Config, model: SpeechRecognizer, optimizer, part: Part) -> float:
+    """Seconds of an epoch."""
+    start = time.perf_counter()
+    for first in range(0, len(part), config.batch_size):
+        chosen = slice(first, first + config.batch_size)
+        features, lengths, tokens = course_batch(part.paths[chosen], part.tokens[chosen])
+        logits, _ = model(features, lengths, tokens[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def course_generation(config: Config, model: SpeechRecognizer, part: Part) -> float:
+    """Seconds to write down every clip: the whole prefix at each step, as many steps for each clip."""
+    start = time.perf_counter()
+    for first in range(0, len(part), config.batch_size):
+        chosen = slice(first, first + config.batch_size)
+        features, lengths, _ = course_batch(part.paths[chosen], part.tokens[chosen])
+        memory = model.encoder(features, lengths)
+        tokens = torch.full((len(features), 1), START)
+        for _ in range(COURSE_TOKENS - 1):
+            best = model.decoder(tokens, memory)[:, -1:].argmax(-1)
+            tokens = torch.cat([tokens, best], 1)
+    return time.perf_counter() - start
+
+
+# --- ours --------------------------------------------------------------------------------------------
+
+
+def our_training(config: Config, model: SpeechRecognizer, optimizer, part: Part, epoch: int) -> float:
+    settings = TrainConfig(ctc_weight=0.0)  # the course's loss has no such part
+    start = time.perf_counter()
+    for batch in SpeechBatches(part, config.batch_size, seed=0).epoch(epoch):
+        losses = training_loss(settings, model, batch)
+        optimizer.zero_grad()
+        losses.mean().backward()
+        optimizer.step()
+        losses.sum().item()
+    return time.perf_counter() - start
+
+
+def our_generation(config: Config, model: SpeechRecognizer, part: Part) -> float:
+    start = time.perf_counter()
+    for _, (features, lengths, *_) in batches_in_order(part, config.batch_size):
+        greedy(model, features, lengths, limit=COURSE_TOKENS - 1)
+    return time.perf_counter() - start
+
+
+# --- measuring ---------------------------------------------------------------------------------------
+
+
+def compare(what: str, clips: int, course, ours, repetitions: int) -> dict:
+    """Time both in turn, after one call of each to warm up: clips per second, and their ratio."""
+    pairs = [(course(), ours()) for _ in range(repetitions + 1)][1:]
+    sides = {
+        "baseline": [clips / first for first, _ in pairs],
+        "ours": [clips / second for _, second in pairs],
+        "ratio": [first / second for first, second in pairs],
+    }
+    entry = {side: {"median": statistics.median(values), "values": values} for side, values in sides.items()}
+    baseline, faster, ratio = (entry[side]["median"] for side in ("baseline", "ours", "ratio"))
+    print(f"{what}: {baseline:.1f} -> {faster:.1f} clips/s, ratio {ratio:.1f}", flush=True)
+    return {"what": what, **entry}
+
+
+def new_model(config: Config, decoder: str, mel_bins: int = 80):
+    utils.configure_seed(0)
+    model = SpeechRecognizer(decoder, mel_bins=mel_bins, num_blocks=config.num_blocks)
+    return model, torch.optim.AdamW(model.parameters(), 1e-3)
+
+
+def never_stopping(model: SpeechRecognizer) -> SpeechRecognizer:
+    """The worst case for ours: no sentence ends early."""
+    from asr.text import STOP
+
+    with torch.no_grad():
+        model.decoder.output.bias[STOP] -= 1e4
+    return model.eval()
+
+
+def feature_seconds(part: Part, features, cached: bool) -> float:
+    start = time.perf_counter()
+    if cached:
+        for _, batch in batches_in_order(part, 16):
+            batch[0].sum()
+    else:
+        for path in part.paths:
+            log_mel(read_audio(path), features).sum()
+    return time.perf_counter() - start
+
+
+def run(config: Config) -> dict:
+    torch.set_num_threads(config.threads)
+    start = time.perf_counter()
+    settings = TrainConfig(hop_ms=config.hop_ms)
+    with tempfile.TemporaryDirectory() as cache:
+        corpus = load_corpus(config.data, settings.features, cache=cache)
+        part = corpus.train.first(config.clips)
+        metrics = {
+            "features": compare(
+                "features read from the cache instead of computed",
+                len(part),
+                lambda: feature_seconds(part, settings.features, cached=False),
+                lambda: feature_seconds(part, settings.features, cached=True),
+                config.repetitions,
+            )
+        }
+        for decoder in ("lstm", "transformer"):
+            course, ours = new_model(config, decoder), new_model(config, decoder)
+            metrics[f"training_{decoder}"] = compare(
+                f"training, {decoder} decoder",
+                len(part),
+                lambda course=course: course_training(config, *course, part),
+                lambda ours=ours: our_training(config, *ours, part, epoch=1),
+                config.repetitions,
+            )
+            model = never_stopping(new_model(config, decoder)[0])
+            metrics[f"generation_{decoder}"] = compare(
+                f"greedy generation of {COURSE_TOKENS - 1} tokens, {decoder} decoder",
+                len(part),
+                lambda model=model: course_generation(config, model, part),
+                lambda model=model: our_generation(config, model, part),
+                config.repetitions,
+            )
+        data = corpus.describe()
+    return {
+        "question": "q3",
+        "run": "throughput",
+        "config": {key: value for key, value in dataclasses.asdict(config).items() if key not in ("out", "data")},
+        "seeds": [0],
+        "data": data,
+        "metrics": metrics,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+@utils.command_line
+def main(argv: list[str] | None = None) -> None:
+    parser = utils.ArgumentParser(description=__doc__)
+    parser.add_flag(
+        "data", default=Config.data, metavar="DIR", help="a corpus in LJ Speech's layout (data/LJSpeech-1.1)"
+    )
+    parser.add_flag("clips", type=int, default=Config.clips, help="clips of its training part (96)")
+    parser.add_flag("batch_size", type=int, default=Config.batch_size, help="clips per step, on both sides (16)")
+    parser.add_flag("repetitions", type=int, default=Config.repetitions, help="of each comparison (5)")
+    parser.add_flag("threads", type=int, default=Config.threads, help="threads of PyTorch (2)")
+    parser.add_flag("num_blocks", type=int, default=Config.num_blocks, help="blocks of the encoder, on both sides (4)")
+    parser.add_flag("hop_ms", type=float, default=Config.hop_ms, help="our hop; the course's is 160 samples, 7.3 ms")
+    parser.add_flag("out", default=Config.out, help="folder of the result file (runs)")
+    config = Config(**vars(parser.parse_args(argv)))
+    print(utils.save_results(config.out, run(config)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""Question 3's loss, training, command line and transcription."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import utils
+from asr import train
+from asr.__main__ import main
+from asr.audio import Features, log_mel
+from asr.checkpoint import load_model, save_model
+from asr.data import load_corpus
+from asr.model import SpeechRecognizer
+from asr.text import EMPTY, START, STOP, VOCABULARY
+from asr.transcribe import cut_at_pauses, transcribe
+from synthetic_speech import write_corpus
+
+SMALL = ["--hidden_dim", "16", "--num_blocks", "1", "--batch_size", "8", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def corpus_dir(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("spoken") / "spoken", n=40, seed=0, workers=1)
+
+
+@pytest.fixture(autouse=True)
+def _cache_elsewhere(tmp_path_factory, monkeypatch):
+    """The cache of features goes to data/ of the current folder."""
+    monkeypatch.chdir(tmp_path_factory.getbasetemp())
+    torch.manual_seed(0)
+
+
+# --- the loss ----------------------------------------------------------------------------------------
+
+
+def test_loss_leaves_padding_out_by_hand():
+    tokens = torch.tensor([[START, 9, STOP, EMPTY], [START, 9, 10, STOP]])
+    logits = torch.randn(2, 3, len(VOCABULARY))
+    log_probs = logits.double().log_softmax(-1)
+    expected = [
+        -log_probs[0, 0, 9],
+        -log_probs[0, 1, STOP],
+        -log_probs[1, 0, 9],
+        -log_probs[1, 1, 10],
+        -log_probs[1, 2, STOP],
+    ]
+    torch.testing.assert_close(train.token_losses(logits, tokens).double(), torch.stack(expected), rtol=1e-5, atol=1e-5)
+    places = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    smoothed = [0.9 * loss - 0.1 * log_probs[place].mean() for loss, place in zip(expected, places, strict=True)]
+    torch.testing.assert_close(
+        train.token_losses(logits, tokens, 0.1).double(), torch.stack(smoothed), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_ctc_loss_sums_over_all_alignments():
+    """Brute force: every path of 4 positions that collapses to the transcript."""
+    a, b = 9, 10
+    logits = torch.randn(2, 5, len(VOCABULARY), dtype=torch.float64)
+    tokens = torch.tensor([[START, a, b, STOP], [START, a, STOP, EMPTY]])
+    lengths = torch.tensor([8, 5])  # frames: 4 and 3 positions
+    expected = 0.0
+    for clip, (positions, said) in enumerate([(4, [a, b]), (3, [a])]):
+        probs = logits[clip].softmax(-1)
+        total = 0.0
+        for path in itertools.product([EMPTY, a, b], repeat=positions):
+            collapsed = [token for token, _ in itertools.groupby(path) if token != EMPTY]
+            if collapsed == said:
+                total += math.prod(probs[t, token].item() for t, token in enumerate(path))
+        expected -= math.log(total)
+    loss = train.ctc_loss(logits, lengths, tokens, torch.tensor([4, 3]))
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_ctc_loss_of_a_transcript_longer_than_its_clip_is_no_infinity():
+    tokens = torch.tensor([[START, *[9, 10] * 5, STOP]])
+    assert train.ctc_loss(torch.randn(1, 2, 35), torch.tensor([4]), tokens, torch.tensor([12])) == 0
+
+
+def test_spec_augment_masks_bands_and_spans_of_each_clip_differently():
+    masked = train.spec_augment(torch.ones(6, 200, 80)) == 0
+    assert 0.01 < masked.float().mean() < 0.6
+    for clip in masked:
+        rows, columns = clip.all(1), clip.all(0)  # frames and bins that are wholly masked
+        assert torch.equal(clip, rows[:, None] | columns[None])
+        assert rows.sum() <= 50
+        assert columns.sum() <= 30
+    assert len({tuple(clip.flatten().tolist()) for clip in masked}) == 6
+
+
+def test_spec_augment_is_on_in_training_and_off_in_evaluation(corpus_dir, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "spec_augment", lambda features: seen.append(len(features)) or features)
+    config = train.Config(data=str(corpus_dir), hidden_dim=16, num_blocks=1, epochs=1, out="x", device="cpu")
+    corpus = load_corpus(corpus_dir, config.features)
+    model = SpeechRecognizer("lstm", hidden_dim=16, num_blocks=1)
+    train.evaluate_part(model, corpus.test)
+    assert seen == []
+    train.train(config, corpus)
+    assert sum(seen) == len(corpus.train)
+
+
+def test_learning_rate_rises_then_falls():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 2.0)
+    scheduler, rates = train.warmup_then_cosine(optimizer, steps=100, warmup=0.1), []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
+    assert rates[55] == pytest.approx(2 * 0.5 * (1 + math.cos(math.pi * 45 / 90)))
+    assert all(later <= sooner for sooner, later in itertools.pairwise(rates[10:]))
+    assert rates[-1] < 0.01
+
+
+def test_loss_of_evaluation_is_the_mean_over_tokens_without_smoothing(corpus_dir):
+    corpus = load_corpus(corpus_dir, Features())
+    model = SpeechRecognizer("transformer", hidden_dim=16, num_blocks=1).eval()
+    losses = []
+    for i in range(len(corpus.validation)):
+        features = torch.from_numpy(np.asarray(corpus.validation.features(i), dtype=np.float32))
+        tokens = corpus.validation.tokens[i]
+        with torch.no_grad():
+            logits, _ = model(features[None], torch.tensor([len(features)]), torch.tensor([tokens[:-1]]))
+        losses += [-logits[0].log_softmax(-1)[n, token].item() for n, token in enumerate(tokens[1:])]
+    assert train.mean_loss(model, corpus.validation) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+# --- training ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["lstm", "transformer"])
+def test_eight_short_clips_are_learnt_by_heart(decoder, tmp_path, monkeypatch):
+    (tmp_path / "texts.csv").write_text("".join(f"{i}|x|{text}\n" for i, text in enumerate(
+        ["good morning", "where is the cat?", "it rains today", "open the door",
+         "two red apples", "a quiet night", "she sings well", "time to go home", "yes", "no"])))  # fmt: skip
+    root = write_corpus(tmp_path / "short", seed=0, texts=tmp_path / "texts.csv", workers=1)
+    monkeypatch.setattr(train, "spec_augment", lambda features: features)
+    config = train.Config(decoder=decoder, data=str(root), out=str(tmp_path), device="cpu")
+    corpus = load_corpus(root, config.features)
+    part = corpus.train.first(8)
+    model = SpeechRecognizer(decoder)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-4)
+    for _ in range(10):
+        utils.fit(
+            model,
+            train.SpeechBatches(part, 8, 0),
+            optimizer,
+            loss_fn=lambda model, batch: train.training_loss(config, model, batch),
+            evaluate=lambda model: {},
+            epochs=50,
+            seed=0,
+            clip_norm=1.0,
+            device="cpu",
+        )  # 50 steps, for 500 in all
+        if train.transcribe_part(model, part) == list(part.transcripts):
+            return
+    assert train.transcribe_part(model, part) == list(part.transcripts)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus_dir, tmp_path_factory):
+    """The folder of one short run for each decoder, from the command line."""
+    out = tmp_path_factory.mktemp("out")
+    for decoder in ("lstm", "transformer"):
+        flags = ["--data", str(corpus_dir), "--decoder", decoder, "--epochs", "2", "--out", str(out), *SMALL]
+        assert main(["train", *flags]) == 0
+    return out
+
+
+@pytest.mark.parametrize("decoder", ["lstm", "transformer"])
+def test_training_leaves_a_result_and_a_checkpoint(decoder, trained, corpus_dir):
+    result = json.loads((trained / "q3" / f"spoken-{decoder}-seed0.json").read_text())
+    assert result["data"]["source"] == "synthetic"
+    assert [record["epoch"] for record in result["history"]] == [1, 2]
+    assert result["budget"]["clips_seen"] == 2 * result["budget"]["clips"] == 2 * result["data"]["sizes"]["train"]
+    test = result["metrics"]["test"]
+    assert set(test) == {"loss", "transcripts", "jaccard", "cosine", "damerau_levenshtein", "wer", "cer"}
+    assert len(test["transcripts"]) == result["data"]["sizes"]["test"]
+    model, features = load_model(trained / "q3" / f"spoken-{decoder}-seed0.safetensors")
+    corpus = load_corpus(corpus_dir, features)
+    again = train.evaluate_part(model, corpus.test)
+    assert again["loss"] == pytest.approx(test["loss"], rel=1e-4)
+    assert [t["heard"] for t in again["transcripts"]] == [t["heard"] for t in test["transcripts"]]
+
+
+def test_evaluate_gives_what_training_reported(trained, corpus_dir, capsys):
+    flags = ["--checkpoint", str(trained / "q3" / "spoken-lstm-seed0.safetensors"), "--data", str(corpus_dir)]
+    assert main(["evaluate", *flags, "--out", str(trained)]) == 0
+    assert "heard:" in capsys.readouterr().out
+    expected = json.loads((trained / "q3" / "spoken-lstm-seed0.json").read_text())["metrics"]["test"]
+    found = json.loads((trained / "q3" / "spoken-lstm-seed0-on-spoken-test.json").read_text())["metrics"]["test"]
+    assert found["cer"]["mean"] == pytest.approx(expected["cer"]["mean"])
+    assert main(["evaluate", *flags, "--out", str(trained), "--beam", "2", "--part", "validation"]) == 0
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one(corpus_dir, trained, tmp_path):
+    flags = ["--data", str(corpus_dir), "--epochs", "2", *SMALL, "--out", str(tmp_path)]
+    interrupted = ["-c", f"""
+import sys, utils
+from asr.__main__ import main
+from asr import train
+save = utils._Run.save
+def stop(run, path):
+    save(run, path)
+    if len(run.history) == 1:
+        raise KeyboardInterrupt
+utils._Run.save = stop
+sys.exit(main(["train", *{flags!r}]))
+"""]  # fmt: skip
+    done = subprocess.run([sys.executable, *interrupted], cwd=utils.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130
+    assert main(["train", *flags, "--resume"]) == 0
+    results = [json.loads((folder / "q3" / "spoken-lstm-seed0.json").read_text()) for folder in (trained, tmp_path)]
+    losses = [[record["train_loss"] for record in result["history"]] for result in results]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # threads may differ in the last digits
+
+
+def test_a_checkpoint_of_other_settings_is_refused_in_one_line(corpus_dir, trained, capsys):
+    flags = ["--data", str(corpus_dir), "--epochs", "2", *SMALL, "--out", str(trained), "--num_heads", "4"]
+    assert main(["train", *flags, "--resume"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "num_heads" in error
+    assert "train without --resume" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["train", "--epochs", "0"], "--epochs"),
+        (["train", "--ctc_weight", "1"], "--ctc_weight"),
+        (["train", "--data", "nowhere"], "nowhere"),
+        (["train", "--decoder", "gru"], "--decoder"),
+        (["evaluate", "--checkpoint", "none.safetensors"], "none.safetensors"),
+        (["transcribe", "a.wav", "--checkpoint", "none.safetensors"], "none.safetensors"),
+        (["transcribe", "a.wav", "--checkpoint", "none.safetensors", "--beam", "0"], "--beam"),
+        (["sing"], "sing"),
+    ],
+)
+def test_wrong_input_is_one_line(flags, message, capsys):
+    try:
+        code = main(flags)
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.count("\n") == 1
+    assert message in error
+
+
+# --- transcription -----------------------------------------------------------------------------------
+
+
+def test_recordings_are_cut_at_pauses():
+    rate = 1000
+    sound = torch.sin(torch.arange(25 * rate) / 3)
+    for second in (7, 15, 21):
+        sound[second * rate : second * rate + 300] = 0
+    pieces = cut_at_pauses(sound, rate)
+    assert torch.equal(torch.cat(pieces), sound)
+    assert all(len(piece) <= 10 * rate for piece in pieces)
+    ends = [end / rate for end in np.cumsum([len(piece) for piece in pieces])[:-1]]
+    assert ends == pytest.approx([7.15, 15.15], abs=0.2)
+    assert [len(piece) for piece in cut_at_pauses(sound[:5000], rate)] == [5000]
+
+
+def test_transcribe_reads_any_rate_and_several_files(trained, corpus_dir, tmp_path, capsys):
+    checkpoint = trained / "q3" / "spoken-transformer-seed0.safetensors"
+    source = sorted((corpus_dir / "wavs").iterdir())[0]
+    samples, rate = soundfile.read(source)
+    soundfile.write(tmp_path / "stereo.flac", np.stack([samples, samples], 1), rate)
+    capsys.readouterr()
+    assert main(["transcribe", str(source), str(tmp_path / "stereo.flac"), "--checkpoint", str(checkpoint)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(source), str(tmp_path / "stereo.flac")]
+    assert lines[0].split(": ", 1)[1] == lines[1].split(": ", 1)[1]
+
+
+def test_transcribe_joins_the_pieces_of_a_long_recording(monkeypatch, tmp_path):
+    heard = []
+    monkeypatch.setattr("asr.transcribe.greedy", lambda model, batch, lengths: heard.append(lengths) or [[9, 10], [11]])
+    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(size=16000 * 15) * 0.1, 16000)
+    assert transcribe(None, Features(), tmp_path / "long.wav") == "ab c"
+    assert len(heard[0]) == 2
+    assert heard[0].sum().item() == pytest.approx(1500, abs=4)  # frames of 10 ms
+
+
+def test_log_mel_of_what_transcribe_hears_is_what_training_saw(corpus_dir):
+    """The cached features of a clip are those of its sound file."""
+    corpus = load_corpus(corpus_dir, Features())
+    from asr.audio import read_audio
+
+    features = log_mel(read_audio(corpus.train.paths[0]), Features())
+    np.testing.assert_allclose(np.asarray(corpus.train.features(0), np.float32), features.numpy(), atol=5e-3)
+
+
+def test_save_model_is_small_enough_to_ship(tmp_path):
+    model = SpeechRecognizer("transformer")
+    settings = {"decoder": "transformer", "hidden_dim": 200, "num_heads": 2, "num_blocks": 4, "kernel": "softmax"}
+    save_model(tmp_path / "m.safetensors", model, settings, Features(), torch.float16)
+    assert (tmp_path / "m.safetensors").stat().st_size < 6e6
