@@ -5,7 +5,7 @@
     python benchmarks/q1_attention.py --device cuda --dtype bfloat16 --compile --out results
 
 It needs the peer package: pip install -e '.[benchmark]'. A contender stops where one call would take more than
-10 seconds, or most of the memory, judged by the length before.
+`--longest_call` seconds, or most of the memory, judged by the length before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from q1_linear_attention import feature_dim, linear_attention, maclaurin_feature
 
 LENGTHS = [2**exponent for exponent in range(9, 17)]
 QUERIES_COMPARED = 256  # of the error: exact attention for some queries is linear in the length
-LONGEST_CALL = 10  # seconds
 MATRIX = 2048  # rows of the plain matrix product that sets the arithmetic rate to compare with
 PASSES = ("forward", "forward and backward")
 
@@ -48,6 +47,7 @@ class Config:
     dtype: str = "float32"
     compile: bool = False
     memory: bool = False
+    longest_call: float = 10.0
     longest: int = LENGTHS[-1]
     out: str = "runs"
 
@@ -212,7 +212,7 @@ def measure_memory_rows(config: Config, dim: int, backward: bool, bar: tqdm) -> 
             rows.append(case | {"peak_bytes": peak})
             factor = 16 if name in QUADRATIC else 4
             elapsed = time.perf_counter() - start
-            if factor * elapsed > 8 * LONGEST_CALL or factor * peak > 0.7 * available:
+            if factor * elapsed > 8 * config.longest_call or factor * peak > 0.7 * available:
                 running.discard(name)
         bar.update()
     return rows
@@ -249,7 +249,10 @@ def measure(config: Config, dim: int, backward: bool, bar: tqdm) -> list[dict]:
                     "matrix_product_flops": statistics.median(rates),
                 }
             )
-            if factor * statistics.median(times[name]) > LONGEST_CALL or factor * held(name, x) > 0.7 * available:
+            if (
+                factor * statistics.median(times[name]) > config.longest_call
+                or factor * held(name, x) > 0.7 * available
+            ):
                 running.discard(name)
         bar.update()
     return rows
@@ -377,6 +380,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_flag("compile", action="store_true", help="put every contender through torch.compile")
     parser.add_flag("memory", action="store_true", help="measure peak memory instead of time")
+    parser.add_flag("longest_call", type=float, default=default.longest_call, help="seconds of one call (10)")
     parser.add_flag("longest", type=int, default=default.longest, help="the longest sequence (65536)")
     parser.add_flag("out", default=default.out, help="folder of the result file (runs)")
     args = vars(parser.parse_args(argv))
