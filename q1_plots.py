@@ -22,7 +22,7 @@ def draw(result_path: Path, out: str | Path) -> list[Path]:
     result = json.loads(Path(result_path).read_text())
     plots = {}
     if result["run"].startswith("attention-memory"):
-        plots["length"] = plot_against_length(result, "peak_bytes", "peak memory beyond the inputs (MiB)")
+        plots["length"] = plot_against_length(result, "peak_bytes", "peak beyond the inputs (MiB)")
     if result["run"].startswith("attention-speed"):
         plots["time"] = plot_against_length(result, "seconds", "seconds")
         plots["features"] = plot_features(result)

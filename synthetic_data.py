@@ -4,10 +4,10 @@
 classes of OCTMNIST, each defined by what defines it in the clinic. It is a teaching stand-in, not a simulator
 of optics or of disease, and it has no medical value: an accuracy measured on it says that a model can find
 such shapes, nothing about patients. Labels are never wrong; what is hard is that mild disease looks like
-normal variation.
+normal variation. Spoken sentences in the layout of LJ Speech are made by `synthetic_speech.py`.
 
     python synthetic_data.py oct --n 20000 --out data/synthetic-oct.npz
-    python synthetic_data.py speech --n 2000 --out data/spoken      (see synthetic_speech.py)
+    python synthetic_data.py speech --n 2000 --out data/spoken
 
 Dimension letters: `N` scans, `K` lesions of one kind in a scan. Lengths are in pixels, rows count downwards
 (into the eye's wall), columns are scaled to run from -1 to 1, and brightness goes from 0 to 1.
@@ -212,6 +212,9 @@ def main(argv=None):
     except (ValueError, OSError, MemoryError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; run the same command again", file=sys.stderr)
+        return 130
     sizes = ", ".join(f"{len(data[f'{part}_labels'])} {part}" for part in ("train", "val", "test"))
     print(f"{args.out}: synthetic OCT-like scans, {sizes}")
     return 0

@@ -2,33 +2,41 @@
 
     python synthetic_data.py speech --n 2000 --out data/spoken
 
-OUT holds metadata.csv (`id|text|text`), wavs/ID.wav (mono, 16 bit, 22,050 Hz) and a README that says synthetic. Voice,
-rate, pitch and loudness of a clip are a function of the seed and its row alone. The rows that the homework's split
-tests on are spoken by voices, and at rates and pitches, that training never hears.
+OUT holds metadata.csv (`id|text|normalised text`), wavs/ID.wav (mono, 16 bit, 22,050 Hz) and a README that says that
+it is synthetic. What a clip sounds like is a function of the seed and its row alone. The rows that the homework tests
+on are spoken by voices, and at rates and pitches, that its training and validation never hear.
 """
 
 from __future__ import annotations
 
+import _ctypes
+import contextlib
 import ctypes
 import functools
-import json
+import hashlib
+import math
 import multiprocessing
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import wave
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
-RATE = 22050  # Hz, LJ Speech's
+RATE = 22050  # Hz, LJ Speech's and espeak-ng's
 LONGEST = 187  # characters of LJ Speech's longest transcript
-FULL_SIZE, FULL_TEST = 13100, 10480  # rows of LJ Speech, and the first that the homework tests on
-TEST_SHARE = 0.19  # of any other corpus
+FULL_SIZE, FULL_TEST = 13100, 10480  # LJ Speech's rows, and the first that the homework tests on
+CLIPS_PER_WORKER = 100  # fewer are not worth the start of another process
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Voices:
     espeak: tuple[str, ...]
     flite: tuple[str, ...]
     rate: tuple[int, int]
-    pitch: tuple[int, int]
+    pitch: tuple[int, int]  # of espeak alone: flite's voices have their own
 
 
 TRAIN_VOICES = Voices(
@@ -56,8 +64,17 @@ TEST_VOICES = Voices(
 
 
 @dataclass(frozen=True)
+class Row:
+    """A line of metadata.csv."""
+
+    id: str
+    text: str
+    normalised: str  # what is spoken
+
+
+@dataclass(frozen=True)
 class Sentence:
-    """One clip to be spoken; `pitch` and `loudness` (0 to 1 of full scale) are espeak's and ours."""
+    """A clip to be spoken: `rate` and `pitch` as of Voices; `loudness` is its peak, 1 at full scale."""
 
     id: str
     text: str
@@ -76,17 +93,17 @@ sentence: {clause}. | {clause}. | {clause}. | {clause}. | {clause}. | {clause}, 
 clause: {who} {did} | {who} {did} {place} | {who} {did} {time} | {who} {did} {place} {time} | there {were}
     {count} {things} {place}
 question: did {who} {do} | why did {who} {do} {time} | who {did} | where are the {count} {things}
-who: the {adjective} {person} | a {person} | my {person} | {count} {people} | the {person} and the {person}
-did: {saw} the {thing} | {saw} a {adjective} {thing} | {saw} {count} {things} | {went} home | {went} away
-do: {see} the {thing} | {see} a {adjective} {thing} | {see} {count} {things} | go home
+who: the {character} {person} | a {person} | my {person} | {count} {people} | the {person} and the {person}
+did: {saw} the {thing} | {saw} a {quality} {thing} | {saw} {count} {things} | {went} home | {went} away
+do: {see} the {thing} | {see} a {quality} {thing} | {see} {count} {things} | go home
 were: were | stood | remained
 joiner: and | but | for | so | while
 person: baker | captain | child | clerk | doctor | farmer | friend | gardener | judge | lawyer | neighbour |
     nurse | officer | painter | poet | prisoner | sailor | soldier | student | teacher
 people: bakers | children | clerks | doctors | farmers | judges | nurses | officers | painters | prisoners |
     sailors | soldiers | students | women
-adjective: brave | broken | careful | clever | cold | dark | empty | famous | gentle | golden | heavy | honest |
-    little | modern | narrow | old | plain | quiet | sharp | young
+character: brave | careful | clever | famous | gentle | honest | lazy | little | old | proud | quiet | young
+quality: broken | cold | dark | empty | famous | golden | heavy | little | modern | narrow | old | plain | strange
 thing: book | bridge | candle | carriage | chair | church | door | engine | field | fire | flower | garden |
     hammer | house | key | lamp | letter | machine | newspaper | picture | prison | rifle | river | road | ship
     | table | tower | tree | wall | window
@@ -97,16 +114,16 @@ saw: bought | carried | copied | described | examined | followed | found | kept 
 see: buy | carry | copy | describe | examine | follow | find | keep | leave | lose | make | open | paint | print
     | reach | remember | sell | see | take | watch
 went: went | walked | ran | came | drove
-place: in the {adjective} {room} | near the {thing} | behind the {adjective} {thing} | at the {room} | across
+place: in the {quality} {room} | near the {thing} | behind the {quality} {thing} | at the {room} | across
     the {room}
 room: cellar | chapel | city | court | factory | forest | hall | harbour | kitchen | library | market | office |
     palace | school | station | street | theatre | village | workshop | yard
-time: in the {moment} | after {count} days | before the {moment} | on {day} | for {count} years | at {count}
-    o-clock
+time: in the {moment} | after {count} days | before the {moment} | on {day} | {count} years ago | at noon
 moment: morning | evening | afternoon | night | spring | summer | autumn | winter
 day: monday | tuesday | wednesday | thursday | friday | saturday | sunday
-count: two | three | four | five | six | seven | eight | nine | ten | twelve | twenty-one | forty | sixty-five |
-    a hundred
+count: {unit} | {unit} | ten | a dozen | {tens} | {tens}-{unit} | a hundred | {unit} thousand
+tens: twenty | thirty | forty | fifty | sixty | seventy | eighty | ninety
+unit: two | three | four | five | six | seven | eight | nine
 """
 GRAMMAR = {
     name: tuple(option.strip() for option in options.split("|"))
@@ -116,148 +133,168 @@ GRAMMAR = {
 
 def expand(symbol: str, generator: np.random.Generator) -> str:
     """A random phrase of the grammar."""
-    words, rest = "", GRAMMAR[symbol][generator.integers(len(GRAMMAR[symbol]))]
-    while "{" in rest:
-        before, _, rest = rest.partition("{")
-        name, _, rest = rest.partition("}")
-        words += before + expand(name, generator)
-    return words + rest
+    option = GRAMMAR[symbol][generator.integers(len(GRAMMAR[symbol]))]
+    return re.sub(r"{(\w+)}", lambda match: expand(match[1], generator), option)
 
 
-def grammar_texts(count: int, seed: int) -> list[tuple[str, str]]:
-    """(id, sentence) of `count` sentences of 4 to 20 words, mostly distinct."""
+def grammar_rows(count: int, seed: int) -> list[Row]:
+    """`count` sentences of 4 to 20 words, mostly distinct; each is a function of the seed and its place alone."""
     rows = []
     for index in range(count):
         generator = np.random.default_rng([seed, index, 0])
         text = ""
         while not 4 <= len(text.split()) <= 20 or len(text) > LONGEST:
             text = expand("sentence", generator)
-        rows.append((f"SYN-{index + 1:05d}", text))
+        rows.append(Row(f"SYN-{index + 1:05d}", text, text))
     return rows
 
 
-def read_texts(path: str | Path, count: int | None) -> list[tuple[str, str]]:
-    """(id, normalised text) of the first `count` usable rows of a file in the format of LJ Speech's metadata.csv."""
+def read_rows(path: str | Path, count: int | None = None) -> list[Row]:
+    """The first `count` usable rows (None: all) of a UTF-8 file in the format of LJ Speech's metadata.csv.
+
+    Fields are separated by `|`, quotation marks are plain characters, lines end in LF or CRLF. Rows that cannot be
+    spoken are left out, and counted in one line on stderr. Raises FileNotFoundError, or ValueError where none is left.
+    """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}: --texts takes a file of rows id|text|normalised text")
-    lines = path.read_text(encoding="utf-8").split("\n")  # reading has made CRLF a mere line end
-    rows = [line.split("|") for line in lines if line]
-    usable = [(row[0].strip(), row[2].strip()) for row in rows if len(row) == 3 and row[0].strip() and row[2].strip()]
-    if len(usable) < len(rows):
-        print(
-            f"{path}: {len(rows) - len(usable)} rows without three fields or without a text left out", file=sys.stderr
-        )
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: give one with rows id|text|normalised text")
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # splitlines() cuts at characters of a text, too
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}): convert it, for example with iconv") from error
+    usable: dict[str, Row] = {}
+    filled = [line.split("|") for line in lines if line.strip()]
+    for fields in filled:
+        row = Row(*(field.strip() for field in fields[:3])) if len(fields) >= 3 else Row("", "", "")
+        sayable = any(character.isalnum() for character in row.normalised)
+        if sayable and re.fullmatch(r"\w[\w.-]*", row.id):  # the id becomes the name of a file
+            usable.setdefault(row.id, row)
     if not usable:
-        raise ValueError(f"{path} has no row of the form id|text|normalised text")
-    return usable[:count]
+        raise ValueError(f"{path} has no row that can be spoken: it needs rows id|text|normalised text")
+    if len(usable) < len(filled):
+        reasons = "short, without words, or with an id that is repeated or no file name"
+        print(f"{path}: {len(filled) - len(usable)} of {len(filled)} rows left out: {reasons}", file=sys.stderr)
+    return list(usable.values())[:count]
 
 
-def plan(texts: list[tuple[str, str]], seed: int, engine: str) -> list[Sentence]:
-    """Who says each text, and how: a function of the seed and the row alone."""
-    first_test = FULL_TEST if len(texts) == FULL_SIZE else round((1 - TEST_SHARE) * len(texts))
+def first_test_row(count: int) -> int:
+    """Where the test part of a corpus of `count` rows starts: as in the homework, else after 71 % and 10 % of them."""
+    if count == FULL_SIZE:
+        return FULL_TEST
+    train, validation = ((percent * count + 50) // 100 for percent in (71, 10))  # rounded half up
+    return train + validation
+
+
+def plan(rows: list[Row], seed: int, engine: str) -> list[Sentence]:
+    """Who says each row, and how: a function of the seed, the row's place, and the part that it lies in."""
     sentences = []
-    for index, (name, text) in enumerate(texts):
-        voices = TRAIN_VOICES if index < first_test else TEST_VOICES
+    for index, row in enumerate(rows):
+        voices = TRAIN_VOICES if index < first_test_row(len(rows)) else TEST_VOICES
         generator = np.random.default_rng([seed, index, 1])
-        sentences.append(
-            Sentence(
-                id=name,
-                text=text,
-                voice=str(generator.choice(getattr(voices, engine))),
-                rate=int(generator.integers(voices.rate[0], voices.rate[1] + 1)),
-                pitch=int(generator.integers(voices.pitch[0], voices.pitch[1] + 1)),
-                loudness=float(generator.uniform(0.3, 0.9)),
-            )
-        )
+        voice = str(generator.choice(getattr(voices, engine)))
+        rate, pitch = (int(generator.integers(low, high + 1)) for low, high in (voices.rate, voices.pitch))
+        sentences.append(Sentence(row.id, row.normalised, voice, rate, pitch, generator.uniform(0.3, 0.9)))
     return sentences
 
 
 # --- who says it -------------------------------------------------------------------------------------
 
-SYNCHRONOUS, UTF8 = 2, 1  # from espeak-ng's speak_lib.h, like the numbers of its parameters below
+SYNCHRONOUS, DONT_EXIT, UTF8 = 2, 0x8000, 1  # from espeak-ng's speak_lib.h, like all constants here
 RATE_PARAMETER, PITCH_PARAMETER = 1, 3
-CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 
-class Espeak:
-    """espeak-ng's shared library, which holds one state for the whole process."""
+@contextlib.contextmanager
+def fresh_espeak() -> Iterator[ctypes.CDLL]:
+    """espeak-ng's shared library, started. Raises FileNotFoundError where it is not installed.
 
-    def __init__(self):
+    It remembers what it said before (the phases of its oscillators, for one), and starting it again does not make it
+    forget: so that a clip does not depend on the clips before it, the library is loaded anew for each.
+    """
+    try:
         import espeakng_loader
+    except ImportError as error:
+        raise FileNotFoundError("there is no espeak-ng here: run `pip install espeakng-loader`") from error
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    data = espeakng_loader.get_data_path().encode()
+    rate = library.espeak_Initialize(SYNCHRONOUS, 0, data, DONT_EXIT)
+    if rate != RATE:
+        raise ValueError(f"espeak-ng starts with {rate} Hz, expected {RATE}: reinstall espeakng-loader")
+    try:
+        yield library
+    finally:
+        library.espeak_Terminate()
+        _ctypes.dlclose(library._handle)  # ctypes itself never unloads a library
 
-        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
-        data = espeakng_loader.get_data_path().encode()
-        rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, data, 0)
-        if rate != RATE:
-            raise ValueError(f"espeak-ng speaks at {rate} Hz instead of {RATE}: reinstall espeakng-loader")
-        self.pieces: list[np.ndarray] = []
-        self.callback = CALLBACK(self._receive)  # kept, or it would be freed while the library still calls it
-        self.library.espeak_SetSynthCallback(self.callback)
 
-    def _receive(self, samples, count, _events) -> int:
-        if samples and count:
-            self.pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+def espeak_version() -> str:
+    """Name and version of espeak-ng."""
+    with fresh_espeak() as library:
+        library.espeak_Info.restype = ctypes.c_char_p
+        return f"espeak-ng {library.espeak_Info(None).decode()}"
+
+
+def espeak_samples(sentence: Sentence) -> np.ndarray:
+    """Samples (T,), int16, at 22,050 Hz. Raises ValueError for an unknown voice."""
+    pieces: list[bytes] = []
+
+    def receive(samples, count, _events):
+        pieces.append(ctypes.string_at(samples, 2 * count) if samples else b"")
         return 0  # go on
 
-    def speak(self, sentence: Sentence) -> np.ndarray:
-        """16-bit samples at 22,050 Hz; they depend on what this process said before."""
-        self.pieces.clear()
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of the noise in breathy voices
-        if self.library.espeak_SetVoiceByName(sentence.voice.encode()):
+    callback = CALLBACK(receive)  # named, or it would be freed while the library still calls it
+    text = sentence.text.encode()
+    with fresh_espeak() as library:
+        library.espeak_SetSynthCallback(callback)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of the noise in breathy voices
+        if library.espeak_SetVoiceByName(sentence.voice.encode()):
             raise ValueError(f"espeak-ng has no voice {sentence.voice}: reinstall espeakng-loader")
-        self.library.espeak_SetParameter(RATE_PARAMETER, sentence.rate, 0)
-        self.library.espeak_SetParameter(PITCH_PARAMETER, sentence.pitch, 0)
-        text = sentence.text.encode() + b"\0"
-        self.library.espeak_Synth(text, len(text), 0, 1, 0, UTF8, None, None)
-        return np.concatenate(self.pieces) if self.pieces else np.zeros(0, np.int16)
+        library.espeak_SetParameter(RATE_PARAMETER, sentence.rate, 0)
+        library.espeak_SetParameter(PITCH_PARAMETER, sentence.pitch, 0)
+        library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 1, 0, UTF8, None, None)
+    return np.frombuffer(b"".join(pieces), np.int16)
 
 
-class Flite:
-    """Debian's flite, a process for each sentence; its voices were built from human recordings."""
-
-    def __init__(self):
-        if not shutil.which("flite"):
-            raise FileNotFoundError(
-                "there is no flite here: on Debian and Ubuntu, apt install flite; or --engine espeak"
-            )
-
-    def speak(self, sentence: Sentence) -> np.ndarray:
-        """16-bit samples at 22,050 Hz."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "spoken.wav"
-            stretch = f"duration_stretch={165 / sentence.rate:.3f}"  # flite's own rate is about 165 words a minute
-            command = ["flite", "-voice", sentence.voice, "--setf", stretch, "-t", sentence.text, "-o", str(path)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-            if done.returncode or not path.exists():
-                raise ValueError(f"flite could not speak {sentence.id}: {done.stderr.strip()}")
-            samples, rate = soundfile.read(path, dtype="float32")
-        import torch
-        from torchaudio.functional import resample
-
-        resampled = resample(torch.from_numpy(samples), rate, RATE).clamp(-1, 1).numpy()
-        return (resampled * 32767).astype(np.int16)
+def flite_version() -> str:
+    """Name and version of flite. Raises FileNotFoundError where it is not installed."""
+    if not shutil.which("flite"):
+        raise FileNotFoundError("there is no flite here: run `apt install flite`, or choose --engine espeak")
+    output = subprocess.run(["flite", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"flite-([\d.]+)", output)
+    return f"flite {found[1]}" if found else "flite"
 
 
-ENGINES = {"espeak": Espeak, "flite": Flite}
+def flite_samples(sentence: Sentence) -> np.ndarray:
+    """Samples (T,), float32, at 22,050 Hz, from Debian's flite. Raises ValueError with what flite complains about."""
+    stretch = f"duration_stretch={165 / sentence.rate:.3f}"  # flite's voices say about 165 words a minute
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spoken.wav"
+        command = ["flite", "-voice", sentence.voice, "--setf", stretch, "-t", sentence.text, "-o", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or not path.exists():
+            raise ValueError(f"flite cannot speak {sentence.id} ({' '.join(done.stderr.split())}): try --engine espeak")
+        with wave.open(str(path)) as file:
+            samples, rate = np.frombuffer(file.readframes(file.getnframes()), np.int16), file.getframerate()
+    import torch  # here: espeak does without
+    from torchaudio.functional import resample
+
+    return resample(torch.from_numpy(samples.astype(np.float32)), rate, RATE).numpy()
 
 
-@functools.cache
-def start_engine(name: str) -> Espeak | Flite:
-    """One for each process."""
-    return ENGINES[name]()
+ENGINES = {"espeak": (espeak_version, espeak_samples), "flite": (flite_version, flite_samples)}
 
 
-def speak_into(folder: Path, engine: str, sentence: Sentence) -> float:
-    """Write one clip, and return its seconds."""
-    samples = start_engine(engine).speak(sentence).astype(np.float64)
+def speak_into(folder: Path, engine: str, sentence: Sentence) -> None:
+    """Write one clip, which gets its name when it is complete."""
+    samples = ENGINES[engine][1](sentence).astype(np.float64)
     if not samples.any():
-        raise ValueError(f"{engine} has nothing to say for {sentence.id}: {sentence.text!r}")
-    samples *= sentence.loudness / np.abs(samples).max()
+        raise ValueError(f"{engine} has nothing to say for {sentence.id}, {sentence.text!r}: leave that row out")
+    samples *= 32767 * sentence.loudness / np.abs(samples).max()
     part = folder / f".{sentence.id}.part"
-    soundfile.write(part, samples, RATE, subtype="PCM_16", format="WAV")
+    with part.open("wb") as opened, wave.open(opened, "wb") as file:
+        file.setparams((1, 2, RATE, len(samples), "NONE", ""))
+        file.writeframes(np.rint(samples).astype("<i2").tobytes())
     part.replace(folder / f"{sentence.id}.wav")
-    return len(samples) / RATE
 
 
 # --- the corpus --------------------------------------------------------------------------------------
@@ -273,42 +310,73 @@ def write_corpus(
 ) -> Path:
     """Write a corpus of `n` spoken sentences to the folder `out`, and return it.
 
-    The sentences are the grammar's (2000 of them), or those of a metadata file `texts` (all of it); `workers`
-    processes speak (one for each core) without changing a byte. An interrupted run goes on where it was; until the
-    last clip is spoken there is no metadata.csv. Raises ValueError, FileNotFoundError or OSError.
+    The sentences are the grammar's (2000 of them), or those of a metadata file `texts` (all of it), spoken by `workers`
+    processes (None: as many as there are cores and work), whose number changes nothing. metadata.csv is written last:
+    without it the corpus is incomplete, and the same call goes on where it was. Raises ValueError, FileNotFoundError
+    where the engine or `texts` is missing, and OSError where `out` cannot be written.
     """
+    if engine not in ENGINES:
+        raise ValueError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
     if n is not None and n < 1:
-        raise ValueError(f"--n is {n}, but must be at least 1")
-    out, rows = Path(out), read_texts(texts, n) if texts else grammar_texts(n or 2000, seed)
+        raise ValueError(f"n is {n}, expected at least 1 sentence")
+    out, version = Path(out), ENGINES[engine][0]()
+    rows = read_rows(texts, n) if texts else grammar_rows(n or 2000, seed)
     sentences = plan(rows, seed, engine)
-    describe(out, {"seed": seed, "engine": engine, "n": len(rows), "texts": Path(texts).name if texts else "grammar"})
-    folder = out / "wavs"
-    folder.mkdir(exist_ok=True)
-    start_engine(engine)  # where it is missing, say so before any process starts
-    missing = [sentence for sentence in sentences if not (folder / f"{sentence.id}.wav").exists()]
-    speak = functools.partial(speak_into, folder, engine)
-    # A fresh fork for each clip: the library remembers what it said before, and nothing can make it forget.
-    with multiprocessing.get_context("fork").Pool(workers or os.cpu_count(), maxtasksperchild=1) as pool:
-        seconds = sum(tqdm(pool.imap(speak, missing), f"{out}", len(missing), unit="clip", disable=None))
-    part = out / ".metadata.csv.part"
-    part.write_text("".join(f"{name}|{text}|{text}\n" for name, text in rows), encoding="utf-8")
-    part.replace(out / "metadata.csv")
-    hours = f"{seconds / 3600:.2f} hours" if len(missing) == len(rows) else f"{len(missing):,} of them spoken now"
-    print(f"{out}: {len(rows):,} synthetic sentences, {hours}, {'espeak-ng' if engine == 'espeak' else engine}")
+    options = f"--n {len(rows)} --seed {seed} --engine {engine}" + (f" --texts {Path(texts).name}" if texts else "")
+    try:
+        claim(out, readme(version, options, sentences))
+        speak_missing(out, engine, sentences, workers)
+        write_whole(out / "metadata.csv", "".join(f"{row.id}|{row.text}|{row.normalised}\n" for row in rows))
+    except (OSError, BrokenProcessPool) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"cannot write {out} ({reason}): make room there, or choose another folder") from error
+    seconds = sum((out / "wavs" / f"{row.id}.wav").stat().st_size - 44 for row in rows) / (2 * RATE)  # 44: the header
+    print(f"{out}: {len(rows)} synthetic sentences, {seconds / 3600:.2f} hours, {version}")
     return out
 
 
-def describe(out: Path, settings: dict) -> None:
-    """Write the corpus's README, or check that the one that is there was made with the same settings."""
-    text = (
-        "Synthetic speech, spoken by a program: no recording of anyone.\n"
-        f"Settings: {json.dumps(settings)}\n"
-        "Layout of LJ Speech: metadata.csv (id|text|text), wavs/ID.wav (mono, 16 bit, 22,050 Hz).\n"
+def readme(version: str, options: str, sentences: list[Sentence]) -> str:
+    """What the corpus says of itself; differs wherever the sound or the texts do."""
+    return (
+        f"Synthetic speech, spoken by {version}: no recording of anyone.\n"
+        f"Made by: python synthetic_data.py speech {options}\n"
+        f"Texts, voices, rates and pitches (SHA-256): {hashlib.sha256(repr(sentences).encode()).hexdigest()}\n"
+        "In the layout of LJ Speech 1.1: metadata.csv (id|text|normalised text) and wavs/ID.wav.\n"
     )
+
+
+def claim(out: Path, text: str) -> None:
+    """Put a README into a new or empty folder. Raises ValueError where the folder holds anything but its corpus."""
     path = out / "README"
-    if path.exists() and path.read_text() != text:
-        raise ValueError(f"{out} holds a corpus of other settings (see its README): choose another --out")
-    if not path.exists() and (out / "metadata.csv").exists():
-        raise ValueError(f"{out} holds another corpus: choose another --out")
+    if path.is_file() and path.read_text(errors="replace") == text:
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty, and holds no corpus of these settings: choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_whole(path, text)
+
+
+def speak_missing(out: Path, engine: str, sentences: list[Sentence], workers: int | None) -> None:
+    """Speak what is not there yet, in processes of their own: the engine's library holds process-wide state."""
+    folder = out / "wavs"
+    folder.mkdir(exist_ok=True)
+    missing = [sentence for sentence in sentences if not (folder / f"{sentence.id}.wav").exists()]
+    if not missing:
+        return
+    (out / "metadata.csv").unlink(missing_ok=True)  # it would call the corpus complete
+    workers = workers or min(os.cpu_count() or 1, math.ceil(len(missing) / CLIPS_PER_WORKER))
+    context = multiprocessing.get_context("spawn")  # a fork of a process in which PyTorch has threads may hang
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which then lets the others finish a clip
+    with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
+        try:
+            spoken = pool.map(functools.partial(speak_into, folder, engine), missing)
+            list(tqdm(spoken, str(out), len(missing), unit="clip", disable=None))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text file that gets its name when it is complete."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,9 +1,13 @@
 """Synthetic sentences and who speaks them."""
 
+import os
 import re
 import shutil
+import signal
+import string
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,24 +16,26 @@ import pytest
 import soundfile
 
 import synthetic_data
-import utils
+import synthetic_speech
 from synthetic_speech import (
     RATE,
     TEST_VOICES,
     TRAIN_VOICES,
-    Espeak,
+    Row,
     Sentence,
-    grammar_texts,
+    espeak_samples,
+    first_test_row,
+    flite_samples,
+    grammar_rows,
     plan,
-    read_texts,
-    start_engine,
+    read_rows,
+    speak_into,
     write_corpus,
 )
 
-
-@pytest.fixture(scope="module")
-def espeak() -> Espeak:
-    return start_engine("espeak")
+SENTENCE = Sentence("x", "the quiet sailor followed the river.", "en-us", 160, 50, 0.5)
+ESPEAK_VOICES = TRAIN_VOICES.espeak + TEST_VOICES.espeak
+needs_flite = pytest.mark.skipif(not shutil.which("flite"), reason="apt install flite")
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +44,15 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def wavs(root: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((root / "wavs").iterdir())}
+    return {path.name: path.read_bytes() for path in (root / "wavs").iterdir()}
 
 
-SENTENCE = Sentence("x", "the quiet sailor followed the river.", "en-us", 160, 50, 0.5)
+def metadata(root: Path) -> list[list[str]]:
+    return [line.split("|") for line in (root / "metadata.csv").read_text(encoding="utf-8").splitlines()]
+
+
+def numbered(count: int) -> list[Row]:
+    return [Row(str(i), "x", "x") for i in range(count)]
 
 
 def fundamental(samples: np.ndarray) -> float:
@@ -61,186 +72,451 @@ def fundamental(samples: np.ndarray) -> float:
 
 
 def test_layout_is_lj_speechs(corpus):
-    rows = [line.split("|") for line in (corpus / "metadata.csv").read_text().splitlines()]
-    assert len(rows) == 30
+    rows = metadata(corpus)
+    assert [row[0] for row in rows] == [f"SYN-{i:05d}" for i in range(1, 31)]
     assert all(len(row) == 3 and row[1] == row[2] for row in rows)
-    assert [row[0] for row in rows[:2]] == ["SYN-00001", "SYN-00002"]
-    assert sorted(path.stem for path in (corpus / "wavs").iterdir()) == sorted(row[0] for row in rows)
-    assert "Synthetic" in (corpus / "README").read_text()
-    for row in rows:
-        info = soundfile.info(corpus / "wavs" / f"{row[0]}.wav")
-        assert (info.samplerate, info.channels, info.subtype) == (22050, 1, "PCM_16")
-        assert 0.02 < info.duration / len(row[1]) < 0.2  # seconds a character: people take about 0.07
-        samples, _ = soundfile.read(corpus / "wavs" / f"{row[0]}.wav")
-        assert 0.29 < np.abs(samples).max() < 0.91
+    assert sorted(path.name for path in corpus.iterdir()) == ["README", "metadata.csv", "wavs"]
+    assert sorted(wavs(corpus)) == [f"{row[0]}.wav" for row in rows]
+
+
+def test_clips_are_whole_loud_enough_and_as_long_as_their_texts(corpus):
+    peaks = []
+    for name, text, _ in metadata(corpus):
+        path = corpus / "wavs" / f"{name}.wav"
+        info = soundfile.info(path)
+        assert (info.format, info.samplerate, info.channels, info.subtype) == ("WAV", 22050, 1, "PCM_16")
+        assert 0.03 < info.duration / len(text) < 0.16  # seconds a character: people take about 0.07
+        samples, _ = soundfile.read(path)
+        peaks.append(np.abs(samples).max())
+        assert np.sqrt((samples**2).mean()) > 0.02
+    assert min(peaks) > 0.299
+    assert max(peaks) < 0.901
+    assert np.std(peaks) > 0.08  # of 0.17, a uniform distribution's
+
+
+def test_clips_are_what_the_plan_says(corpus):
+    for sentence in plan(grammar_rows(30, 3), 3, "espeak")[::7]:
+        expected = espeak_samples(sentence) / 32768
+        samples, _ = soundfile.read(corpus / "wavs" / f"{sentence.id}.wav")
+        np.testing.assert_allclose(samples, expected * sentence.loudness / np.abs(expected).max(), atol=1e-4)
+
+
+def test_readme_says_synthetic_and_how_to_make_it_again(corpus):
+    text = (corpus / "README").read_text()
+    assert text.startswith("Synthetic speech, spoken by espeak-ng 1.")
+    command = re.search(r"Made by: python synthetic_data.py (.*)", text)[1]
+    assert command == "speech --n 30 --seed 3 --engine espeak"
+
+
+def test_recognisers_data_takes_it_for_synthetic_and_whole(corpus, tmp_path):
+    data, audio = pytest.importorskip("asr.data"), pytest.importorskip("asr.audio")
+    loaded = data.load_corpus(corpus, audio.Features(), tmp_path, workers=1)
+    assert loaded.source == "synthetic"
+    assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [21, 3, 6]
+    assert loaded.train.transcripts[0] == metadata(corpus)[0][2]
 
 
 def test_same_seed_same_bytes_whatever_the_number_of_processes(corpus, tmp_path):
-    again = write_corpus(tmp_path / "again", n=30, seed=3, workers=1)
-    assert wavs(again) == wavs(corpus)
-    other = write_corpus(tmp_path / "other", n=30, seed=4, workers=1)
+    assert wavs(write_corpus(tmp_path / "two", n=30, seed=3, workers=2)) == wavs(corpus)
+
+
+def test_another_seed_says_other_things(corpus, tmp_path):
+    other = write_corpus(tmp_path / "other", n=30, seed=4)
     assert not set(wavs(other).values()) & set(wavs(corpus).values())
-    (tmp_path / "texts").write_text("".join(f"t{i}|x|word number {i}\n" for i in range(60)))
-    one, two = (write_corpus(tmp_path / str(n), texts=tmp_path / "texts", workers=n) for n in (1, 2))
-    assert wavs(one) == wavs(two)
+    assert len({row[1] for row in metadata(other) + metadata(corpus)}) > 55
 
 
-def test_an_interrupted_corpus_has_no_metadata_and_goes_on(corpus, tmp_path, monkeypatch):
-    speak = Espeak.speak
-
-    def interrupted(self, sentence):
-        if sentence.id == "SYN-00010":
-            raise InterruptedError("stop")
-        return speak(self, sentence)
-
-    monkeypatch.setattr(Espeak, "speak", interrupted)
-    with pytest.raises(InterruptedError):
-        write_corpus(tmp_path / "spoken", n=30, seed=3, workers=1)
-    assert not (tmp_path / "spoken" / "metadata.csv").exists()
-    first = tmp_path / "spoken" / "wavs" / "SYN-00001.wav"
-    written = first.stat().st_mtime_ns
-    monkeypatch.setattr(Espeak, "speak", speak)
-    write_corpus(tmp_path / "spoken", n=30, seed=3, workers=1)
-    assert first.stat().st_mtime_ns == written  # what was there is kept
-    assert wavs(tmp_path / "spoken") == wavs(corpus)
+def test_finished_corpus_is_left_as_it_is_and_summed_up(corpus, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (corpus / "wavs").iterdir()}
+    write_corpus(corpus, n=30, seed=3)
+    assert before == {path: path.stat().st_mtime_ns for path in (corpus / "wavs").iterdir()}
+    hours = sum(soundfile.info(path).duration for path in before) / 3600
+    pattern = rf"{re.escape(str(corpus))}: 30 synthetic sentences, {hours:.2f} hours, espeak-ng 1\.\d+.*\n"
+    assert re.fullmatch(pattern, capsys.readouterr().out)
 
 
-def test_a_folder_of_other_settings_is_left_alone(corpus, tmp_path):
-    with pytest.raises(ValueError, match="other settings"):
-        write_corpus(corpus, n=30, seed=5)
-    (tmp_path / "metadata.csv").write_text("somebody's own\n")
-    with pytest.raises(ValueError, match="another corpus"):
+def test_lost_clip_is_spoken_again(corpus, tmp_path):
+    root = shutil.copytree(corpus, tmp_path / "copy")
+    (root / "wavs" / "SYN-00007.wav").unlink()
+    write_corpus(root, n=30, seed=3)
+    assert wavs(root) == wavs(corpus)
+    assert metadata(root) == metadata(corpus)
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"n": 29}, {"texts": "texts"}])
+def test_corpus_of_other_settings_is_left_alone(change, corpus, tmp_path):
+    if "texts" in change:
+        change = {"texts": tmp_path / "texts"}
+        change["texts"].write_text("".join(f"{row[0]}|x|other words\n" for row in metadata(corpus)))
+    before = wavs(corpus)
+    with pytest.raises(ValueError, match="no corpus of these settings: choose another"):
+        write_corpus(corpus, **{"n": 30, "seed": 3, **change})
+    assert wavs(corpus) == before
+    assert (corpus / "metadata.csv").exists()
+
+
+def test_texts_changed_in_place_are_another_corpus(tmp_path):
+    texts = tmp_path / "texts"
+    texts.write_text("a|x|one word\n")
+    write_corpus(tmp_path / "out", texts=texts)
+    texts.write_text("a|x|two words\n")
+    with pytest.raises(ValueError, match="no corpus of these settings"):
+        write_corpus(tmp_path / "out", texts=texts)
+
+
+def test_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is not empty"):
         write_corpus(tmp_path, n=3)
-    assert (tmp_path / "metadata.csv").read_text() == "somebody's own\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_the_parts_have_voices_rates_and_pitches_of_their_own():
+def test_ctrl_c_leaves_no_metadata_and_the_same_command_goes_on(tmp_path):
+    out = tmp_path / "spoken"
+    script = Path(synthetic_data.__file__)
+    command = [sys.executable, script, "speech", "--n", "2000", "--out", out]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("wavs/*.wav"))) < 100:  # by now every worker has started
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to its workers, too
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "synthetic_data.py: interrupted; run the same command again\n"
+    spoken = wavs(out)
+    assert len(spoken) < 2000
+    assert not (out / "metadata.csv").exists()
+    sentences = plan(grammar_rows(2000, 0), 0, "espeak")
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    for sentence in sentences[:3]:  # the clips that are there are whole ones
+        speak_into(expected, "espeak", sentence)
+        name = f"{sentence.id}.wav"
+        assert spoken.get(name, (expected / name).read_bytes()) == (expected / name).read_bytes()
+
+
+def test_failure_in_the_middle_leaves_no_metadata_and_goes_on(corpus, tmp_path):
+    out = tmp_path / "spoken"
+    (out / "wavs").mkdir(parents=True)
+    shutil.copy(corpus / "README", out)
+    blocked = out / "wavs" / ".SYN-00020.part"
+    blocked.mkdir()  # here the clip would be written
+    (out / "metadata.csv").write_text("from before some clips were lost")
+    with pytest.raises(OSError, match=r"spoken \(Is a directory\): make room there, or choose"):
+        write_corpus(out, n=30, seed=3, workers=1)
+    assert not (out / "metadata.csv").exists()
+    first = out / "wavs" / "SYN-00001.wav"
+    written = first.stat().st_mtime_ns
+    blocked.rmdir()
+    write_corpus(out, n=30, seed=3, workers=1)
+    assert first.stat().st_mtime_ns == written
+    assert wavs(out) == wavs(corpus)
+    assert metadata(out) == metadata(corpus)
+
+
+# --- who speaks --------------------------------------------------------------------------------------
+
+
+def test_parts_have_voices_rates_and_pitches_of_their_own():
     assert not set(TRAIN_VOICES.espeak) & set(TEST_VOICES.espeak)
     assert not set(TRAIN_VOICES.flite) & set(TEST_VOICES.flite)
-    sentences = plan([(str(i), "x") for i in range(1000)], seed=0, engine="espeak")
-    train, test = sentences[:810], sentences[810:]
-    assert {s.voice for s in train} == set(TRAIN_VOICES.espeak)
-    assert {s.voice for s in test} == set(TEST_VOICES.espeak)
-    assert min(s.rate for s in train) > max(s.rate for s in test)
-    assert max(s.pitch for s in train) < min(s.pitch for s in test)
-    full = plan([(str(i), "x") for i in range(13100)], seed=0, engine="espeak")
+    for engine in ("espeak", "flite"):
+        sentences = plan(numbered(1000), 0, engine)
+        train, test = sentences[:810], sentences[810:]
+        assert {s.voice for s in train} == set(getattr(TRAIN_VOICES, engine))
+        assert {s.voice for s in test} == set(getattr(TEST_VOICES, engine))
+        for quality in ("rate", "pitch"):
+            heard, unheard = ({getattr(s, quality) for s in part} for part in (train, test))
+            assert len(heard) > 20
+            assert len(unheard) > 10
+            assert max(heard) < min(unheard) or max(unheard) < min(heard)
+
+
+def test_test_part_starts_where_the_homework_cuts():
+    assert first_test_row(13100) == 10480
+    full = plan(numbered(13100), 0, "espeak")
     assert full[10479].voice in TRAIN_VOICES.espeak
     assert full[10480].voice in TEST_VOICES.espeak
+    data = pytest.importorskip("asr.data")
+    for count in [*range(1, 300), 13099, 13101]:
+        rows = [(str(i), "x") for i in range(count)]
+        parts, _ = data.split(rows, {name for name, _ in rows})
+        assert first_test_row(count) == (parts["test"] or [count])[0]
 
 
 def test_how_a_row_is_spoken_does_not_depend_on_the_other_rows():
-    few, many = (plan([(str(i), "x") for i in range(count)], seed=1, engine="espeak") for count in (50, 90))
+    few, many = (plan(numbered(count), 1, "espeak") for count in (50, 90))
     assert few[:40] == many[:40]
+    assert plan(numbered(50), 2, "espeak") != few
 
 
-# --- the voices --------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def spoken_by_each() -> dict[str, np.ndarray]:
+    return {voice: espeak_samples(replace(SENTENCE, voice=voice)) for voice in ESPEAK_VOICES}
 
 
-@pytest.mark.parametrize("voice", TRAIN_VOICES.espeak + TEST_VOICES.espeak)
-def test_every_voice_speaks_and_differs(voice, espeak):
-    samples = espeak.speak(replace(SENTENCE, voice=voice))
-    assert 1 < len(samples) / RATE < 5
+@pytest.mark.parametrize("voice", ESPEAK_VOICES)
+def test_every_voice_speaks_and_differs(voice, spoken_by_each):
+    samples = spoken_by_each[voice]
+    assert 1.2 < len(samples) / RATE < 4
     assert np.abs(samples).max() > 3000
-    others = [v for v in TRAIN_VOICES.espeak + TEST_VOICES.espeak if v != voice]
-    assert not any(np.array_equal(samples, espeak.speak(replace(SENTENCE, voice=v))) for v in others)
+    assert sum(np.array_equal(samples, other) for other in spoken_by_each.values()) == 1
 
 
-def test_rate_and_pitch_are_heard(espeak):
-    slow, fast = (espeak.speak(replace(SENTENCE, rate=rate)) for rate in (100, 200))
+def test_voices_of_women_are_higher(spoken_by_each):
+    women, men = ([fundamental(spoken_by_each[f"en-us+{v}"]) for v in names] for names in (["f1", "f2"], ["m2", "m7"]))
+    assert min(women) > 1.2 * max(men)
+
+
+def test_rate_and_pitch_are_heard():
+    slow, fast = (espeak_samples(replace(SENTENCE, rate=rate)) for rate in (100, 200))
     assert len(slow) > 1.5 * len(fast)
-    low, high = (fundamental(espeak.speak(replace(SENTENCE, pitch=pitch))) for pitch in (20, 80))
+    low, high = (fundamental(espeak_samples(replace(SENTENCE, pitch=pitch))) for pitch in (20, 80))
     assert high > 1.3 * low
 
 
-def test_an_unknown_voice_is_named(espeak):
-    with pytest.raises(ValueError, match="nobody"):
-        espeak.speak(replace(SENTENCE, voice="nobody"))
+def test_clip_does_not_depend_on_the_clips_before_it():
+    breathy = replace(SENTENCE, voice="en-us+f5")  # with a noise of its own
+    alone = [espeak_samples(SENTENCE), espeak_samples(breathy)]
+    espeak_samples(replace(SENTENCE, text="something else, at another pitch.", pitch=80, rate=120))
+    for sentence, expected in zip((breathy, SENTENCE), reversed(alone), strict=True):
+        np.testing.assert_array_equal(espeak_samples(sentence), expected)
 
 
-# --- the sentences -----------------------------------------------------------------------------------
+def test_letters_beyond_ascii_are_spoken():
+    spoken = [espeak_samples(replace(SENTENCE, text=text)) for text in ("a café", "a caf\N{LATIN SMALL LETTER AE}")]
+    assert spoken[0].any()
+    assert not np.array_equal(*spoken)
+
+
+def test_unknown_voice_is_named():
+    with pytest.raises(ValueError, match="no voice nobody"):
+        espeak_samples(replace(SENTENCE, voice="nobody"))
+
+
+def test_text_without_a_sound_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing to say for x, ' ': leave"):
+        speak_into(tmp_path, "espeak", replace(SENTENCE, text=" "))
+    assert not any(tmp_path.iterdir())
+
+
+def test_speaking_is_fifty_times_faster_than_talking(tmp_path):
+    sentences = plan(grammar_rows(40, 0), 0, "espeak")
+    start = time.process_time()
+    for sentence in sentences:
+        speak_into(tmp_path, "espeak", sentence)
+    seconds = time.process_time() - start
+    assert sum(soundfile.info(path).duration for path in tmp_path.glob("*.wav")) > 50 * seconds
+
+
+# --- what is said ------------------------------------------------------------------------------------
 
 
 def test_grammar_is_varied_and_within_its_alphabet():
-    texts = [text for _, text in grammar_texts(2000, seed=0)]
+    texts = [row.normalised for row in grammar_rows(2000, seed=0)]
     assert len(set(texts)) > 1800
     for text in texts:
-        assert re.fullmatch(r"[a-z ,?.-]+", text)
-        assert text[-1] in ".?"
+        assert re.fullmatch(r"[a-z]+([ -]|, )([a-z]+([ -]|, ))*[a-z]+[.?]", text)
         assert 4 <= len(text.split()) <= 20
         assert len(text) <= 187
+    words = [len(text.split()) for text in texts]
+    assert min(words) <= 5
+    assert max(words) >= 18
     assert sum(text.endswith("?") for text in texts) > 100
     assert sum("," in text for text in texts) > 300
-    assert set("abcdefghijklmnopqrstuvwxyz") - set("".join(texts)) <= set("xz")
-    assert grammar_texts(10, 0) == grammar_texts(2000, 0)[:10]
-    assert grammar_texts(10, 1) != grammar_texts(10, 0)
+    assert sum("-" in text for text in texts) > 50
+    assert set(string.ascii_lowercase + " ,.?-") == set("".join(texts))
+    assert len(set(" ".join(texts).split())) > 300
+
+
+def test_sentences_are_a_function_of_the_seed_and_their_place():
+    assert grammar_rows(10, 0) == grammar_rows(2000, 0)[:10]
+    assert grammar_rows(10, 1) != grammar_rows(10, 0)
+
+
+@pytest.mark.parametrize("symbol", synthetic_speech.GRAMMAR)
+def test_every_symbol_of_the_grammar_is_used_and_defined(symbol):
+    used = {name for options in synthetic_speech.GRAMMAR.values() for name in re.findall(r"{(\w+)}", str(options))}
+    assert used | {"sentence"} == set(synthetic_speech.GRAMMAR)
+    options = synthetic_speech.GRAMMAR[symbol]
+    assert all(options)
+    assert symbol in ("sentence", "count") or len(set(options)) == len(options)
+
+
+METADATA = """\
+\N{ZERO WIDTH NO-BREAK SPACE}a|He said "1".|he said "one"\r
+b|x|na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve \N{NEXT LINE}words\r
+\r
+short|two fields\r
+empty|x| \r
+dots|x|...\r
+../outside|x|words\r
+|x|words\r
+a|x|repeated\r
+e|x|last|one too many"""
 
 
 def test_texts_are_read_as_lj_speech_writes_them(tmp_path, capsys):
     path = tmp_path / "metadata.csv"
-    path.write_bytes('a|"x|one "quoted" word\r\nb|x|naïve\r\n\r\nc|two fields\r\nd|x|\r\ne|x|last'.encode())
-    assert read_texts(path, None) == [("a", 'one "quoted" word'), ("b", "naïve"), ("e", "last")]
-    assert capsys.readouterr().err.count("\n") == 1
-    assert read_texts(path, 2) == [("a", 'one "quoted" word'), ("b", "naïve")]
+    path.write_bytes(METADATA.encode())
+    naive = "na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve \N{NEXT LINE}words"
+    expected = [Row("a", 'He said "1".', 'he said "one"'), Row("b", "x", naive), Row("e", "x", "last")]
+    assert read_rows(path) == expected
+    assert re.fullmatch(r".*metadata\.csv: 6 of 9 rows left out: .*\n", capsys.readouterr().err)
+    assert read_rows(path, 2) == expected[:2]
+
+
+def test_good_texts_are_read_without_a_word(tmp_path, capsys):
+    (tmp_path / "texts").write_text("a|b|c\nd|e|f\n")
+    assert read_rows(tmp_path / "texts") == [Row("a", "b", "c"), Row("d", "e", "f")]
+    assert capsys.readouterr().err == ""
+
+
+def test_corpus_of_texts_speaks_the_third_column_under_their_ids(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_bytes(b'LJ001-0001|No. "5"|number five\r\nLJ001-0002|two|two words\r\nLJ001-0003|x|not this\r\n')
+    root = write_corpus(tmp_path / "out", n=2, texts=path)
+    assert (root / "metadata.csv").read_bytes() == b'LJ001-0001|No. "5"|number five\nLJ001-0002|two|two words\n'
+    assert sorted(wavs(root)) == ["LJ001-0001.wav", "LJ001-0002.wav"]
+    assert "--texts texts.csv\n" in (root / "README").read_text()
+    assert str(tmp_path) not in (root / "README").read_text()
+    speak_into(tmp_path, "espeak", plan([Row("LJ001-0001", "", "number five"), *numbered(1)], 0, "espeak")[0])
+    assert (tmp_path / "LJ001-0001.wav").read_bytes() == wavs(root)["LJ001-0001.wav"]
 
 
 # --- the command line --------------------------------------------------------------------------------
 
 
-def test_command_line(tmp_path, capsys):
-    assert synthetic_data.main(["speech", "--n", "4", "--out", str(tmp_path / "s")]) == 0
-    assert "4 synthetic sentences" in capsys.readouterr().out
-    assert len(list((tmp_path / "s" / "wavs").iterdir())) == 4
+def test_command_line_writes_the_same_corpus(corpus, tmp_path, capsys):
+    out = tmp_path / "new" / "spoken"
+    assert synthetic_data.main(["speech", "--n", "30", "--seed", "3", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: 30 synthetic sentences, ")
+    assert wavs(out) == wavs(corpus)
+    assert (out / "README").read_text() == (corpus / "README").read_text()
+
+
+def test_grammar_speaks_2000_sentences_unless_told_otherwise(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(synthetic_speech, "speak_missing", lambda out, engine, sentences, _: asked.extend(sentences))
+    monkeypatch.setattr(synthetic_speech, "write_whole", lambda *_: None)
+    with pytest.raises(FileNotFoundError):  # as there are no clips to sum up
+        write_corpus(tmp_path / "out")
+    assert len(asked) == 2000
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--n", "0"], "--n is 0"),
-        (["--texts", "nowhere.csv"], "nowhere.csv"),
+        (["--n", "0"], "n is 0, expected at least 1"),
+        (["--seed", "-1"], "non-negative"),
+        (["--texts", "nowhere.csv"], "there is no file nowhere.csv"),
+        (["--texts", "{tmp}/binary"], "is not UTF-8"),
+        (["--texts", "{tmp}/file"], "no row that can be spoken"),
+        (["--n", "1", "--out", "{tmp}/file"], "(Not a directory)"),
+        (["--n", "1", "--out", "{tmp}/file/below"], "file/below (Not a directory): make room there"),
         (["--engine", "flite", "--n", "1"], "apt install flite"),
     ],
 )
 def test_errors_are_one_line(flags, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no flite
-    start_engine.cache_clear()
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "binary").write_bytes(b"a|b|\xff\n")
+    flags = [flag.format(tmp=tmp_path) for flag in flags]
     assert synthetic_data.main(["speech", "--out", str(tmp_path / "out"), *flags]) == 2
-    errors = capsys.readouterr().err
-    assert message in errors
-    assert errors.count("\n") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "file").read_text() == "not a folder"
 
 
-def test_scans_do_without_the_synthesiser():
-    check = "import sys, synthetic_data; sys.exit('synthetic_speech' in sys.modules or 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], cwd=utils.ROOT, timeout=60).returncode == 0
+def test_unknown_engine_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="engine is 'festival', expected one of espeak, flite"):
+        write_corpus(tmp_path / "out", n=1, engine="festival")
+    assert not (tmp_path / "out").exists()
 
 
-FAKE_FLITE = f"""#!{sys.executable}
-import sys, numpy, soundfile
+def test_missing_espeak_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    assert synthetic_data.main(["speech", "--n", "1", "--out", str(tmp_path / "out")]) == 2
+    assert "pip install espeakng-loader" in capsys.readouterr().err
+
+
+def test_scans_do_without_the_synthesiser_and_espeak_without_torch():
+    root = Path(synthetic_data.__file__).parent
+    for module, others in (("synthetic_data", {"synthetic_speech", "tqdm"}), ("synthetic_speech", {"torch"})):
+        code = f"import sys, {module}; sys.exit(bool({others} & set(sys.modules)))"
+        assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0
+
+
+# --- flite -------------------------------------------------------------------------------------------
+
+FAKE_FLITE = f"""#!{sys.executable} -S
+import math, struct, sys, wave
+if "--version" in sys.argv:
+    sys.exit(print("  version: flite-2.2-fake"))
 arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 if arguments["-t"] == "fail":
-    sys.exit("no such voice")
-soundfile.write(arguments["-o"], 0.5 * numpy.sin(numpy.arange(16000) / 10), 16000)
+    sys.exit("the voice is\\nhoarse")
+if arguments["-t"] != "say nothing":
+    with wave.open(arguments["-o"], "wb") as file, open({{log!r}}, "a") as log:
+        print(*arguments.items(), file=log)
+        file.setparams((1, 2, 16000, 16000, "NONE", ""))
+        file.writeframes(struct.pack("<16000h", *(int(16000 * math.sin(i / 10)) for i in range(16000))))
 """
 
 
-def test_flite_is_called_and_its_sound_resampled(tmp_path, monkeypatch):
-    (tmp_path / "flite").write_text(FAKE_FLITE)
-    (tmp_path / "flite").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    start_engine.cache_clear()
-    root = write_corpus(tmp_path / "out", n=2, engine="flite", workers=1)
+@pytest.fixture
+def fake_flite(tmp_path, monkeypatch) -> Path:
+    """A flite that says a sine of 1600 / (2 pi) Hz for a second, and the file where it notes how it is called."""
+    log = tmp_path / "log"
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "flite").write_text(FAKE_FLITE.format(log=str(log)))
+    (folder / "flite").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return log
+
+
+def test_flite_is_told_voice_rate_and_text(fake_flite):
+    flite_samples(replace(SENTENCE, voice="awb", rate=150))
+    expected = [("-voice", "awb"), ("--setf", "duration_stretch=1.100"), ("-t", SENTENCE.text)]
+    assert fake_flite.read_text().startswith(" ".join(map(str, expected)))
+
+
+def test_sound_of_flite_is_resampled_into_a_corpus(fake_flite, tmp_path):
+    root = write_corpus(tmp_path / "out", n=1, engine="flite")
     samples, rate = soundfile.read(root / "wavs" / "SYN-00001.wav")
     assert (len(samples), rate) == (22050, 22050)
     expected = np.sin(np.arange(22050) / 10 * 16000 / 22050)
-    assert np.corrcoef(samples[500:-500], expected[500:-500])[0, 1] > 0.99
-    with pytest.raises(ValueError, match="could not speak x: no such voice"):
-        start_engine("flite").speak(replace(SENTENCE, text="fail"))
+    assert np.corrcoef(samples[500:-500], expected[500:-500])[0, 1] > 0.999
+    assert (root / "README").read_text().startswith("Synthetic speech, spoken by flite 2.2: ")
 
 
-@pytest.mark.skipif(not shutil.which("flite"), reason="apt install flite")
+@pytest.mark.parametrize("text", ["fail", "say nothing"])
+def test_failure_of_flite_is_one_line_with_its_reason(text, fake_flite, tmp_path, capsys):
+    (tmp_path / "texts").write_text(f"a|x|{text}\n")
+    flags = ["--texts", str(tmp_path / "texts"), "--out", str(tmp_path / "out")]
+    assert synthetic_data.main(["speech", "--engine", "flite", *flags]) == 2
+    error = capsys.readouterr().err
+    assert "flite cannot speak a (" in error
+    assert ("the voice is hoarse" in error) == (text == "fail")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "metadata.csv").exists()
+
+
+@needs_flite
 @pytest.mark.parametrize("voice", TRAIN_VOICES.flite + TEST_VOICES.flite)
-def test_every_flite_voice_speaks(voice):
-    start_engine.cache_clear()
-    samples = start_engine("flite").speak(replace(SENTENCE, voice=voice))
-    assert 1 < len(samples) / RATE < 6
-    assert np.abs(samples).max() > 3000
+def test_every_flite_voice_speaks_at_the_rate_asked_for(voice):
+    slow, fast = (flite_samples(replace(SENTENCE, voice=voice, rate=rate)) for rate in (120, 190))
+    assert 1 < len(fast) / RATE < len(slow) / RATE < 5
+    assert len(slow) > 1.3 * len(fast)
+    assert np.abs(slow).max() > 3000
+
+
+@needs_flite
+def test_flite_voices_differ():
+    lengths = {len(flite_samples(replace(SENTENCE, voice=v))) for v in TRAIN_VOICES.flite + TEST_VOICES.flite}
+    assert len(lengths) == 4  # flite speaks with another voice where it does not know one
