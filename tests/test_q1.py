@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import q1_chunked
+from q1_chunked import check_positive
 from q1_linear_attention import (
     LinearAttentionState,
     approximation_bound,
@@ -985,17 +986,12 @@ def test_memory_beyond_inputs_and_outputs_does_not_grow(causal, backward):
     assert long < 64 * 2**20
 
 
-def test_scores_too_large_for_float32_are_refused_and_fine_in_float64():
-    """Powers of 90,000 cancel to rounding errors: an orthogonal key and a zero one share the weight equally."""
-    torch.manual_seed(0)
-    query, key = torch.randn(1, 500, 64), torch.randn(1, 1, 64)
-    query = query - (query @ key.mT) / (key @ key.mT) * key
-    query, key = (300 * torch.nn.functional.normalize(x, dim=-1) for x in (query, key))
-    inputs = query, torch.cat([key, 0 * key], 1), torch.tensor([[[1.0], [0.0]]])
+def test_a_sum_that_rounding_made_negative_is_refused():
     with pytest.raises(ValueError, match=r"rounding errors in torch\.float32"):
-        linear_attention(*inputs)
-    exact = linear_attention(*(x.double() for x in inputs))
-    torch.testing.assert_close(exact, torch.full_like(exact, 0.5), rtol=0, atol=1e-3)
+        check_positive(torch.tensor([0.5, -1e-3]), terms=3)
+    with pytest.raises(ValueError, match="even number of terms"):
+        check_positive(torch.tensor([0.5, 0.0]), terms=2)
+    check_positive(torch.tensor([0.5, math.inf, math.nan]), terms=3)
 
 
 def test_a_second_derivative_is_refused_rather_than_wrong():
