@@ -2,6 +2,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 SEEDS ?= 0 1 2
+SPEECH_RUNS = $(wildcard runs/q3/LJSpeech-1.1-*-seed?.json)
 
 .PHONY: help demo test test-rest test-all lint format homework publish benchmark readme submission clean
 
@@ -22,9 +23,12 @@ help: ## list the targets
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[benchmark]"
 	@touch $@
 
-demo: .venv/installed ## Question 1's demonstration, Question 2's sweep on synthetic scans: offline, a few minutes
+demo: .venv/installed ## all three questions in brief, on synthetic scans and synthetic speech: offline, a few minutes
 	$(RUN) q1_linear_attention.py --out runs/demo
 	$(RUN) hw2-q2.py --dataset synthetic-oct --sweep --seeds 0 --out runs/demo
+	$(RUN) synthetic_data.py speech --n 400 --out runs/demo/spoken
+	$(RUN) -m asr train --data runs/demo/spoken --decoder lstm --epochs 2 --out runs/demo
+	$(RUN) -m asr train --data runs/demo/spoken --decoder transformer --epochs 2 --out runs/demo
 
 test: .venv/installed-dev ## the tests that take seconds
 	$(RUN) -m pytest -m "not slow and not real_data"
@@ -42,30 +46,35 @@ format: .venv/installed-dev ## mend what ruff can mend
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-homework: .venv/installed ## everything on the original data: downloads OCTMNIST, then refreshes results/, plots/ and README.md
+homework: .venv/installed ## everything on the original data: downloads it (2.7 GB), then refreshes results/, plots/ and README.md
 	$(RUN) download_octmnist.py
 	$(RUN) download_octmnist.py --dataset pneumoniamnist
+	$(RUN) download_ljspeech.py
 	$(RUN) q1_linear_attention.py
 	$(RUN) hw2-q2.py --sweep --seeds $(SEEDS) --resume
 	$(RUN) hw2-q2.py --recipe strong --seeds $(SEEDS) --resume
 	$(RUN) hw2-q2.py --dataset pneumoniamnist --sweep --seeds 0 1 2 3 4 --resume
 	$(RUN) hw2-q2.py --dataset pneumoniamnist --recipe strong --seeds 0 1 2 3 4 --resume
 	$(RUN) hw2-q2.py --dataset synthetic-oct --sweep --seeds 0 1 2 --resume
+	$(RUN) -m asr train --decoder lstm --resume
+	$(RUN) -m asr train --decoder transformer --resume
 	$(MAKE) publish
 
 publish: .venv/installed ## take the comparisons in runs/ over into results/, plots/ and README.md
-	mkdir -p results/q1 results/q2
+	mkdir -p results/q1 results/q2 results/q3
 	cp runs/q1/demo.json results/q1/
 	$(RUN) q1_plots.py results/q1/*.json --out plots
 	cp $(wildcard runs/q2/*-sweep.json runs/q2/*-strong-adam-lr0.003.json) results/q2/
 	$(RUN) q2_plots.py results/q2/*-sweep.json results/q2/*-strong-*.json --out plots
+	$(if $(SPEECH_RUNS),cp $(SPEECH_RUNS) results/q3/)
 	$(RUN) -c "from synthetic_data import plot_contact_sheet; plot_contact_sheet('plots/q2/synthetic-oct-examples')"
 	$(RUN) readme_table.py
 
-benchmark: .venv/installed-benchmark ## speed against peers and the course's way: three quarters of an hour, idle machine
+benchmark: .venv/installed-benchmark ## speed against peers and the course's way: an hour, idle machine
 	$(RUN) benchmarks/q1_attention.py --out results
 	$(RUN) q1_plots.py results/q1/*.json --out plots
 	$(RUN) benchmarks/q2_training.py --out results
+	$(RUN) benchmarks/q3_throughput.py --out results
 
 readme: .venv/installed ## write the table of results into README.md anew
 	$(RUN) readme_table.py

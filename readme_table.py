@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import utils
+from asr.metrics import NOT_CONVERGED
 from q1_monomials import feature_dim
 
 # (result file, data and provenance, command)
@@ -28,6 +29,17 @@ Q2_RUNS = (
         "python hw2-q2.py --dataset pneumoniamnist --recipe strong --seeds 0 1 2 3 4",
     ),
     ("synthetic-oct-sweep", "OCT-like scans (synthetic)", "python hw2-q2.py --dataset synthetic-oct --sweep"),
+)
+
+DECODERS = ("lstm", "transformer")
+# (corpus and provenance, run, flags): each with both decoders
+Q3_RUNS = (
+    ("LJ Speech (real)", "LJSpeech-1.1-{decoder}-seed0", ""),
+    (
+        "LJ Speech (real), its first 345 clips alone",
+        "ljspeech-345-{decoder}",
+        " --epochs 6 --name ljspeech-345-{decoder}",
+    ),
 )
 
 Q1_LENGTH, Q1_LONGEST = "16384", 65536
@@ -55,7 +67,7 @@ def overview(root: Path) -> str:
         else:
             cells += ["", "not run here", ""]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines + question_3_overview(root))
 
 
 def figures(root: Path, question: str, run: str) -> str:
@@ -78,6 +90,27 @@ def question_1_overview(root: Path) -> str:
         figures(root, "q1", "demo"),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def question_3_overview(root: Path) -> list[str]:
+    """A row for each corpus and decoder."""
+    lines = []
+    for data, run, flags in Q3_RUNS:
+        for decoder in DECODERS:
+            path = root / "results" / "q3" / f"{run.format(decoder=decoder)}.json"
+            command = f"python -m asr train --decoder {decoder}{flags.format(decoder=decoder)}"
+            cells = ["3", data, "[`asr/`](asr)", f"`{command}`"]
+            if path.exists():
+                result = json.loads(path.read_text())
+                test = result["metrics"]["test"]
+                low, high = (f"{100 * bound:.1f}" for bound in test["cer"]["interval"])
+                score = f"CER {100 * test['cer']['mean']:.1f} % [{low}, {high}]"
+                score += ", not converged" if result["metrics"]["validation"]["cer"]["mean"] > NOT_CONVERGED else ""
+                cells += [f"{result['seconds'] / 60:.1f} min", f"[{score}]({path.relative_to(root)})", ""]
+            else:
+                cells += ["", "not run here", ""]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def times_faster(entry: dict) -> str:
@@ -160,18 +193,31 @@ def question_2(root: Path) -> str:
 
 def speed(root: Path) -> str:
     """The ratios that benchmarks/ measured."""
-    path = root / "results" / "q2" / "training-speed.json"
-    if not path.exists():
-        return "Not measured yet."
-    result = json.loads(path.read_text())
-    environment, metrics = result["environment"], result["metrics"]
     lines = ["| what | the course's way | this | ratio |", "|---|---|---|---|"]
+    training = json.loads((root / "results" / "q2" / "training-speed.json").read_text())
     for name, unit in (("epoch", "images/s"), ("epoch_every_core", "images/s"), ("sweep", "s")):
-        row = metrics[name]
-        numbers = [f"{row[side]['median']:,.0f} {unit}" for side in ("baseline", "ours")]
-        lines.append(f"| {row['what']} | {numbers[0]} | {numbers[1]} | **{row['ratio']['median']:.2f}** |")
+        lines.append(speed_row(training["metrics"][name], unit, digits=2))
+    throughput = json.loads((root / "results" / "q3" / "throughput.json").read_text())
+    transcription = throughput["metrics"].pop("transcription")
+    for row in throughput["metrics"].values():
+        lines.append(speed_row(row, "clips/s", digits=1))
+    environment = training["environment"]
     machine = f"{environment['cores']} cores, PyTorch {environment['torch']}"
-    return "\n".join([*lines, "", f"{machine}; medians of alternating runs, the sweep measured once."])
+    beyond = f"{transcription['beyond_imports']['median']:.1f} s beyond `import torch, torchaudio`"
+    config, data = throughput["config"], throughput["data"]
+    note = (
+        f"{machine}; medians of alternating runs, the sweep measured once. `python -m asr transcribe` takes {beyond}"
+        f" for 10 s of speech. Question 3: {config['clips']} clips of {data['name']} ({data['source']}); our hop is"
+        f" {config['hop_ms']:g} ms, the course's 7.3 ms; mixed precision in our training: {config['mixed_precision']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def speed_row(row: dict, unit: str, digits: int) -> str:
+    sides = [
+        f"{row[side]['median']:,.{0 if row[side]['median'] > 100 else 1}f} {unit}" for side in ("baseline", "ours")
+    ]
+    return f"| {row['what']} | {sides[0]} | {sides[1]} | **{row['ratio']['median']:.{digits}f}** |"
 
 
 def render(text: str, root: Path) -> str:

@@ -405,7 +405,9 @@ def command_line(main: Callable[[list[str] | None], int | None]) -> Callable[[li
             message, code = str(error), 1
         except (ValueError, OSError) as error:
             message, code = f"error: {error}", 2
-        print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+        script = Path(sys.argv[0])
+        name = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
+        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
         return code
 
     return run

@@ -17,7 +17,7 @@ def add_training_flags(parser: utils.ArgumentParser) -> None:
     flag("decoder", "lstm (default) or transformer", choices=("lstm", "transformer"))
     flag("data", "a corpus in LJ Speech's layout (data/LJSpeech-1.1)", metavar="DIR")
     flag("epochs", "passes over the training part (15)", type=int)
-    flag("batch_size", "clips per step, over all processes together (32)", type=int)
+    flag("batch_size", "clips per step, over all processes together (16)", type=int)
     flag("learning_rate", "step size of AdamW at its highest (0.001)", type=float)
     flag("weight_decay", "of AdamW (0.01)", type=float)
     flag("warmup", "share of the steps in which the learning rate rises; then it falls as a cosine (0.1)", type=float)
@@ -29,11 +29,12 @@ def add_training_flags(parser: utils.ArgumentParser) -> None:
     flag("num_blocks", "blocks of the encoder (4)", type=int)
     flag("kernel", "attention of the encoder: softmax (default) or Question 1's maclaurin",
          choices=("softmax", "maclaurin"))  # fmt: skip
-    flag("hop_ms", "milliseconds between frames of the spectrogram (10)", type=float)
+    flag("hop_ms", "milliseconds between frames of the spectrogram (16)", type=float)
     flag("clips", "train on the first CLIPS clips of the training part only (all)", type=int)
     flag("seed", "seed of the weights, the order and SpecAugment (0)", type=int)
     flag("device", "auto (default), cpu, cuda or mps", choices=("auto", "cpu", "cuda", "mps"))
-    flag("mixed_precision", "no (default) or bf16", choices=("no", "bf16"))
+    flag("mixed_precision", "auto (default): bf16 where the device computes in it; no; or bf16",
+         choices=("auto", "no", "bf16"))  # fmt: skip
     flag("out", "folder for results and checkpoints (runs)")
     flag("name", "name of the run (corpus-decoder-seed)")
     flag("resume", "go on from the checkpoint of the same command", action="store_true")
@@ -72,13 +73,14 @@ def summary(part: str, metrics: dict) -> str:
 
 def run_train(args: dict) -> None:
     from asr import train
+    from asr.metrics import NOT_CONVERGED
 
     result = train.run(train.Config(**args))
     if utils.is_main_process():
         for part, metrics in result["metrics"].items():
             print(summary(part, metrics))
         error_rate = result["metrics"]["validation"]["cer"]["mean"]
-        if error_rate > 0.5:
+        if error_rate > NOT_CONVERGED:
             print(f"not converged: {error_rate:.0%} of the characters are wrong; train on more clips, for more epochs")
         print(utils.save_results(args.get("out", train.Config.out), result))
 

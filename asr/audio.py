@@ -28,7 +28,7 @@ class Features:
 
     sample_rate: int = SAMPLE_RATE  # Hz
     window_ms: float = 25
-    hop_ms: float = 10.0
+    hop_ms: float = 16.0
     mel_bins: int = 80
 
     @property

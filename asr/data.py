@@ -14,6 +14,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import struct
 import sys
 import zlib
@@ -216,8 +217,8 @@ def _summary(name: str, problems: list[str], words: str) -> str:
 
 # --- the cache: one file of all frames, float16, then a JSON index, then the footer ------------------
 
-FOOTER = struct.Struct("<QI8s")  # bytes of the index, its CRC-32, MAGIC
-MAGIC = b"log-mel1"
+FOOTER = struct.Struct("<QI8s")  # bytes of the index, CRC-32 of all before the footer, MAGIC
+MAGIC = b"log-mel2"
 
 
 def _cached_features(jobs, root, features, folder, workers, longest) -> tuple[np.ndarray, list[int], list[str]]:
@@ -273,8 +274,17 @@ def _compute(jobs, name, features, workers, longest) -> Iterator[tuple[np.ndarra
         return
     # spawn: a forked child of a process in which PyTorch has threads may hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        yield from progress(pool.map(compute, jobs, chunksize=16))
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        try:
+            yield from progress(pool.map(compute, jobs, chunksize=16))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread each; Ctrl-C is for the parent, which then waits for the clips in hand only."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_cache(path: Path, key: str, results: Iterator[tuple[np.ndarray, str]]) -> None:
@@ -282,12 +292,13 @@ def _write_cache(path: Path, key: str, results: Iterator[tuple[np.ndarray, str]]
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with _naming(path), temporary.open("wb") as file:
-            clips = []
+            clips, crc = [], 0
             for frames, problem in results:
                 file.write(frames.tobytes())
+                crc = zlib.crc32(frames.tobytes(), crc)
                 clips.append((len(frames), problem))
             index = json.dumps({"key": key, "clips": clips}).encode()
-            file.write(index + FOOTER.pack(len(index), zlib.crc32(index), MAGIC))
+            file.write(index + FOOTER.pack(len(index), zlib.crc32(index, crc), MAGIC))
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)
@@ -299,22 +310,19 @@ def _write_cache(path: Path, key: str, results: Iterator[tuple[np.ndarray, str]]
 def _read_cache(path: Path, key: str, mel_bins: int) -> tuple[np.ndarray, list[int], list[str]] | None:
     """What _cached_features returns; None where the file is missing, damaged or has another key."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END) - FOOTER.size
-            file.seek(max(size, 0))
-            index_size, crc, magic = FOOTER.unpack(file.read())
-            file.seek(max(size - index_size, 0))
-            text = file.read(index_size)
-    except (OSError, OverflowError, MemoryError, struct.error):
+        data = np.memmap(path, np.uint8, "r")
+        size = len(data) - FOOTER.size
+        index_size, crc, magic = FOOTER.unpack(data[max(size, 0) :])
+    except (OSError, ValueError, struct.error):  # ValueError: an empty file
         return None
-    if magic != MAGIC or zlib.crc32(text) != crc:
+    if magic != MAGIC or index_size > size or zlib.crc32(data[:size]) != crc:
         return None
-    index = json.loads(text)
+    index = json.loads(data[size - index_size : size].tobytes())
     counts, problems = zip(*index["clips"], strict=True) if index["clips"] else ((), ())
     shape = (sum(counts), mel_bins)
     if index["key"] != key or size - index_size != 2 * shape[0] * shape[1]:
         return None
-    store = np.asarray(np.memmap(path, np.float16, "r", shape=shape)) if shape[0] else np.zeros(shape, np.float16)
+    store = np.asarray(data[: size - index_size]).view(np.float16).reshape(shape)  # stays on disk
     return store, list(counts), list(problems)
 
 

@@ -15,6 +15,7 @@ from rapidfuzz.distance import OSA
 
 RESAMPLES = 1000  # of the bootstrap
 LEVEL = 95  # percent of them that the interval covers
+NOT_CONVERGED = 0.5  # a character error rate above it is reported as that of an unfinished training
 
 # external=False: their values shall not depend on which other packages are installed
 _JACCARD = textdistance.Jaccard(external=False)

@@ -57,14 +57,16 @@ class Encoder(nn.Module):
         return Memory(x, padding)
 
 
-class TextDecoderRecurrent(nn.Module):
-    """Embedding, layer norm, LSTM, one cross-attention block, layer norm, logits."""
+class TextDecoder(nn.Module):
+    """What both decoders share: the embedding, the cross-attention block and the logits, which `_forward` joins.
 
-    def __init__(self, hidden_dim: int, num_heads: int, vocabulary_size: int = len(VOCABULARY)):
+    `_forward(tokens, memory, state)` takes the tokens (B, n) after those that `state` has seen, and returns the
+    logits (B, n, V) and the state after them. A generation starts with the state {}; None (training) keeps none.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, vocabulary_size: int):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, hidden_dim)
-        self.input_norm = nn.LayerNorm(hidden_dim)
-        self.lstm = nn.LSTM(hidden_dim, hidden_dim, batch_first=True)
         self.cross_block = Block(hidden_dim, num_heads)
         self.output_norm = nn.LayerNorm(hidden_dim)
         self.output = nn.Linear(hidden_dim, vocabulary_size)
@@ -73,18 +75,26 @@ class TextDecoderRecurrent(nn.Module):
         """Teacher forcing: tokens (B, N) -> logits of the token after each (B, N, V)."""
         return self._forward(tokens, memory, None)[0]
 
-    def _forward(self, tokens: Tensor, memory: Memory, state: dict | None) -> tuple[Tensor, dict | None]:
-        """Tokens (B, n) after those that `state` has seen -> logits (B, n, V) and the state after them.
+    def _logits(self, x: Tensor, memory: Memory, state: dict | None) -> Tensor:
+        cache = None if state is None else state.setdefault("cross", {})
+        x = self.cross_block(x, memory.encoded, key_padding_mask=memory.padding, cache=cache)  # (B, n, hidden_dim)
+        return self.output(self.output_norm(x))  # (B, n, V)
 
-        A generation starts with the state {}; None (training) keeps none.
-        """
+
+class TextDecoderRecurrent(TextDecoder):
+    """Embedding, layer norm, LSTM, one cross-attention block, layer norm, logits."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, vocabulary_size: int = len(VOCABULARY)):
+        super().__init__(hidden_dim, num_heads, vocabulary_size)
+        self.input_norm = nn.LayerNorm(hidden_dim)
+        self.lstm = nn.LSTM(hidden_dim, hidden_dim, batch_first=True)
+
+    def _forward(self, tokens: Tensor, memory: Memory, state: dict | None) -> tuple[Tensor, dict | None]:
         x = self.input_norm(self.embedding(tokens))  # (B, n, hidden_dim)
         x, hidden = self.lstm(x, state.get("lstm") if state else None)
-        cross = None if state is None else state.setdefault("cross", {})
-        x = self.cross_block(x, memory.encoded, key_padding_mask=memory.padding, cache=cross)
         if state is not None:
             state["lstm"] = hidden
-        return self.output(self.output_norm(x)), state
+        return self._logits(x, memory, state), state
 
     @staticmethod
     def select(state: dict, rows: Tensor) -> dict:
@@ -93,38 +103,25 @@ class TextDecoderRecurrent(nn.Module):
         return {"lstm": hidden, "cross": {name: x[rows] for name, x in state["cross"].items()}}
 
 
-class TextDecoderTransformer(nn.Module):
+class TextDecoderTransformer(TextDecoder):
     """Embedding and learned positions, causal self-attention, one cross-attention block, layer norm, logits."""
 
     def __init__(self, hidden_dim: int, num_heads: int, vocabulary_size: int = len(VOCABULARY)):
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, hidden_dim)
+        super().__init__(hidden_dim, num_heads, vocabulary_size)
         self.positions = nn.Embedding(MAX_TOKENS, hidden_dim)
         self.self_attention = SubBlock(hidden_dim, MultiHeadAttention(hidden_dim, num_heads))
-        self.cross_block = Block(hidden_dim, num_heads)
-        self.output_norm = nn.LayerNorm(hidden_dim)
-        self.output = nn.Linear(hidden_dim, vocabulary_size)
-
-    def forward(self, tokens: Tensor, memory: Memory) -> Tensor:
-        """Teacher forcing: tokens (B, N) -> logits of the token after each (B, N, V)."""
-        return self._forward(tokens, memory, None)[0]
 
     def _forward(self, tokens: Tensor, memory: Memory, state: dict | None) -> tuple[Tensor, dict | None]:
-        """Tokens (B, n) after those that `state` has seen -> logits (B, n, V) and the state after them.
-
-        A generation starts with the state {}, and takes one token at a time; None (training) keeps none.
-        Raises ValueError beyond MAX_TOKENS tokens: there are no more positions.
-        """
+        """With a state one token at a time. Raises ValueError beyond MAX_TOKENS tokens: there are no more positions."""
         seen = state.get("seen", 0) if state else 0
-        if seen + tokens.shape[1] > MAX_TOKENS:
-            raise ValueError(f"{seen + tokens.shape[1]} tokens, but the decoder has {MAX_TOKENS} positions")
-        own, cross = (None, None) if state is None else (state.setdefault(name, {}) for name in ("self", "cross"))
-        x = self.embedding(tokens) + self.positions.weight[seen : seen + tokens.shape[1]]  # (B, n, hidden_dim)
-        x = self.self_attention(x, causal=True, cache=own)
-        x = self.cross_block(x, memory.encoded, key_padding_mask=memory.padding, cache=cross)
+        after = seen + tokens.shape[1]
+        if after > MAX_TOKENS:
+            raise ValueError(f"{after} tokens, but the decoder has {MAX_TOKENS} positions")
+        x = self.embedding(tokens) + self.positions.weight[seen:after]  # (B, n, hidden_dim)
+        x = self.self_attention(x, causal=True, cache=None if state is None else state.setdefault("self", {}))
         if state is not None:
-            state["seen"] = seen + tokens.shape[1]
-        return self.output(self.output_norm(x)), state
+            state["seen"] = after
+        return self._logits(x, memory, state), state
 
     @staticmethod
     def select(state: dict, rows: Tensor) -> dict:

@@ -33,7 +33,7 @@ class Config:
     decoder: str = "lstm"
     data: str = "data/LJSpeech-1.1"
     epochs: int = 15
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = 0.1
@@ -44,11 +44,11 @@ class Config:
     num_heads: int = 2
     num_blocks: int = 4
     kernel: str = "softmax"
-    hop_ms: float = 10.0
+    hop_ms: float = Features.hop_ms
     clips: int | None = None
     seed: int = 0
     device: str = "auto"
-    mixed_precision: str = "no"
+    mixed_precision: str = "auto"
     out: str = "runs"
     name: str | None = None
     resume: bool = False
@@ -75,10 +75,22 @@ class Config:
         """What the trained weights depend on."""
         elsewhere = ("data", "device", "out", "name", "resume", "tensorboard")
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in elsewhere}
-        return settings | {"corpus": Path(self.data).name}
+        return settings | {"mixed_precision": self.precision, "corpus": Path(self.data).name}
 
     def model_settings(self) -> dict:
         return {name: getattr(self, name) for name in ("decoder", "hidden_dim", "num_heads", "num_blocks", "kernel")}
+
+    @property
+    def precision(self) -> str:
+        """bf16 or no; auto means bf16 where the device computes in it, not only emulates it."""
+        if self.mixed_precision != "auto":
+            return self.mixed_precision
+        if self.device != "cpu" and torch.cuda.is_available():
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            processor = torch.cpu.get_capabilities()
+            native = self.device != "mps" and (processor.get("avx512_bf16") or processor.get("amx_bf16"))
+        return "bf16" if native else "no"
 
     @property
     def features(self) -> Features:
@@ -219,7 +231,7 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
         config=config.settings(),
         resume=config.resume,
         device=config.device,
-        mixed_precision=config.mixed_precision,
+        mixed_precision=config.precision,
         tensorboard=config.file("-tensorboard") if config.tensorboard else None,
     )
     return model, history

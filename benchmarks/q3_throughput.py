@@ -2,19 +2,24 @@
 
 The course's way: every clip padded to 2754 frames (hop 160 of 22,050 Hz), features computed anew for each item, a
 generation that puts the whole prefix through the decoder for each token, 98 tokens whatever the clip. Both sides train
-networks of the same sizes on the same clips. Run it on an idle machine: `make benchmark`.
+networks of the same sizes on the same clips; ours with the flags' defaults, which choose bf16 where the processor
+computes in it. `python -m asr transcribe` is timed on 10 s of speech. Run it on an idle machine: `make benchmark`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
@@ -22,11 +27,12 @@ import torchaudio
 from torch import Tensor
 
 import utils
-from asr.audio import log_mel, read_audio
+from asr.audio import SAMPLE_RATE, Features, log_mel, read_audio
+from asr.checkpoint import save_model
 from asr.data import Part, SpeechBatches, batches_in_order, load_corpus
 from asr.generate import greedy
 from asr.model import SpeechRecognizer
-from asr.text import EMPTY, START
+from asr.text import EMPTY, START, STOP
 from asr.train import Config as TrainConfig
 from asr.train import training_loss
 
@@ -62,9 +68,8 @@ def course_batch(paths: list[Path], tokens: list[list[int]]) -> tuple[Tensor, Te
     return features, torch.full((len(paths),), COURSE_FRAMES), targets
 
 
-def course_training(config: Config, model: SpeechRecognizer, optimizer, part: Part) -> float:
-    """Seconds of an epoch."""
-    start = time.perf_counter()
+def course_training(config: Config, model: SpeechRecognizer, optimizer, part: Part) -> None:
+    """An epoch."""
     for first in range(0, len(part), config.batch_size):
         chosen = slice(first, first + config.batch_size)
         features, lengths, tokens = course_batch(part.paths[chosen], part.tokens[chosen])
@@ -74,13 +79,12 @@ def course_training(config: Config, model: SpeechRecognizer, optimizer, part: Pa
         loss.backward()
         optimizer.step()
         loss.item()
-    return time.perf_counter() - start
 
 
 @torch.no_grad()
-def course_generation(config: Config, model: SpeechRecognizer, part: Part) -> float:
-    """Seconds to write down every clip: the whole prefix at each step, as many steps for each clip."""
-    start = time.perf_counter()
+def course_generation(config: Config, model: SpeechRecognizer, part: Part) -> list[list[int]]:
+    """What the model hears in every clip: the whole prefix at each step, as many steps for each clip."""
+    heard = []
     for first in range(0, len(part), config.batch_size):
         chosen = slice(first, first + config.batch_size)
         features, lengths, _ = course_batch(part.paths[chosen], part.tokens[chosen])
@@ -89,43 +93,51 @@ def course_generation(config: Config, model: SpeechRecognizer, part: Part) -> fl
         for _ in range(COURSE_TOKENS - 1):
             best = model.decoder(tokens, memory)[:, -1:].argmax(-1)
             tokens = torch.cat([tokens, best], 1)
-    return time.perf_counter() - start
+        heard += tokens[:, 1:].tolist()
+    return heard
 
 
 # --- ours --------------------------------------------------------------------------------------------
 
 
-def our_training(config: Config, model: SpeechRecognizer, optimizer, part: Part, epoch: int) -> float:
-    settings = TrainConfig(ctc_weight=0.0)  # the course's loss has no such part
-    start = time.perf_counter()
-    for batch in SpeechBatches(part, config.batch_size, seed=0).epoch(epoch):
-        losses = training_loss(settings, model, batch)
+def our_training(config: Config, model: SpeechRecognizer, optimizer, part: Part) -> None:
+    settings = TrainConfig(ctc_weight=0.0, device="cpu")  # the course's loss has no such part
+    for batch in SpeechBatches(part, config.batch_size, seed=0).epoch(1):
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+            losses = training_loss(settings, model, batch)
         optimizer.zero_grad()
         losses.mean().backward()
         optimizer.step()
         losses.sum().item()
-    return time.perf_counter() - start
 
 
-def our_generation(config: Config, model: SpeechRecognizer, part: Part) -> float:
-    start = time.perf_counter()
+def our_generation(config: Config, model: SpeechRecognizer, part: Part) -> None:
     for _, (features, lengths, *_) in batches_in_order(part, config.batch_size):
         greedy(model, features, lengths, limit=COURSE_TOKENS - 1)
-    return time.perf_counter() - start
 
 
 # --- measuring ---------------------------------------------------------------------------------------
 
 
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def summary(values: list[float]) -> dict:
+    return {"median": statistics.median(values), "values": values}
+
+
 def compare(what: str, clips: int, course, ours, repetitions: int) -> dict:
     """Time both in turn, after one call of each to warm up: clips per second, and their ratio."""
-    pairs = [(course(), ours()) for _ in range(repetitions + 1)][1:]
+    pairs = [(seconds(course), seconds(ours)) for _ in range(repetitions + 1)][1:]
     sides = {
         "baseline": [clips / first for first, _ in pairs],
         "ours": [clips / second for _, second in pairs],
         "ratio": [first / second for first, second in pairs],
     }
-    entry = {side: {"median": statistics.median(values), "values": values} for side, values in sides.items()}
+    entry = {side: summary(values) for side, values in sides.items()}
     baseline, faster, ratio = (entry[side]["median"] for side in ("baseline", "ours", "ratio"))
     print(f"{what}: {baseline:.1f} -> {faster:.1f} clips/s, ratio {ratio:.1f}", flush=True)
     return {"what": what, **entry}
@@ -139,28 +151,48 @@ def new_model(config: Config, decoder: str, mel_bins: int = 80):
 
 def never_stopping(model: SpeechRecognizer) -> SpeechRecognizer:
     """The worst case for ours: no sentence ends early."""
-    from asr.text import STOP
-
     with torch.no_grad():
         model.decoder.output.bias[STOP] -= 1e4
     return model.eval()
 
 
-def feature_seconds(part: Part, features, cached: bool) -> float:
-    start = time.perf_counter()
-    if cached:
-        for _, batch in batches_in_order(part, 16):
-            batch[0].sum()
-    else:
-        for path in part.paths:
-            log_mel(read_audio(path), features).sum()
-    return time.perf_counter() - start
+def compute_features(part: Part, features: Features) -> None:
+    for path in part.paths:
+        log_mel(read_audio(path), features).sum()
+
+
+def read_features(part: Part) -> None:
+    for _, batch in batches_in_order(part, 16):
+        batch[0].sum()
+
+
+def transcription(config: Config, part: Part, folder: Path) -> dict:
+    """Seconds of `python -m asr transcribe` on 10 s of speech, beyond those of importing PyTorch, in turn."""
+    samples = np.concatenate([read_audio(path) for path in part.paths[:10]])[: 10 * SAMPLE_RATE]
+    soundfile.write(folder / "speech.wav", samples, SAMPLE_RATE)
+    model, _ = new_model(config, "transformer")
+    settings = TrainConfig(num_blocks=config.num_blocks, hop_ms=config.hop_ms, decoder="transformer")
+    save_model(folder / "model.safetensors", never_stopping(model), settings.model_settings(), settings.features)
+    imports = [sys.executable, "-c", "import torch, torchaudio"]
+    transcribe = [sys.executable, "-m", "asr", "transcribe", str(folder / "speech.wav")]
+    transcribe += ["--checkpoint", str(folder / "model.safetensors")]
+    call = partial(subprocess.run, cwd=utils.ROOT, check=True, capture_output=True, timeout=300)
+    pairs = [
+        (seconds(lambda: call(imports)), seconds(lambda: call(transcribe))) for _ in range(config.repetitions + 1)
+    ][1:]
+    entry = {
+        "imports": summary([first for first, _ in pairs]),
+        "transcribe": summary([second for _, second in pairs]),
+        "beyond_imports": summary([second - first for first, second in pairs]),
+    }
+    print(f"transcription of 10 s of speech: {entry['beyond_imports']['median']:.2f} s beyond imports", flush=True)
+    return {"what": "seconds to transcribe 10 s of speech", **entry}
 
 
 def run(config: Config) -> dict:
     torch.set_num_threads(config.threads)
     start = time.perf_counter()
-    settings = TrainConfig(hop_ms=config.hop_ms)
+    settings = TrainConfig(hop_ms=config.hop_ms, device="cpu")
     with tempfile.TemporaryDirectory() as cache:
         corpus = load_corpus(config.data, settings.features, cache=cache)
         part = corpus.train.first(config.clips)
@@ -168,8 +200,8 @@ def run(config: Config) -> dict:
             "features": compare(
                 "features read from the cache instead of computed",
                 len(part),
-                lambda: feature_seconds(part, settings.features, cached=False),
-                lambda: feature_seconds(part, settings.features, cached=True),
+                lambda: compute_features(part, settings.features),
+                lambda: read_features(part),
                 config.repetitions,
             )
         }
@@ -179,7 +211,7 @@ def run(config: Config) -> dict:
                 f"training, {decoder} decoder",
                 len(part),
                 lambda course=course: course_training(config, *course, part),
-                lambda ours=ours: our_training(config, *ours, part, epoch=1),
+                lambda ours=ours: our_training(config, *ours, part),
                 config.repetitions,
             )
             model = never_stopping(new_model(config, decoder)[0])
@@ -190,11 +222,13 @@ def run(config: Config) -> dict:
                 lambda model=model: our_generation(config, model, part),
                 config.repetitions,
             )
+        metrics["transcription"] = transcription(config, part, Path(cache))
         data = corpus.describe()
     return {
         "question": "q3",
         "run": "throughput",
-        "config": {key: value for key, value in dataclasses.asdict(config).items() if key not in ("out", "data")},
+        "config": {key: value for key, value in dataclasses.asdict(config).items() if key not in ("out", "data")}
+        | {"mixed_precision": settings.precision},
         "seeds": [0],
         "data": data,
         "metrics": metrics,

@@ -468,6 +468,8 @@ def flip(data, where):
         lambda data: data[160:],  # a frame too few
         lambda data: bytes(160) + data,
         lambda data: data + b"x",
+        lambda data: flip(data, 0),  # a frame
+        lambda data: flip(data, len(data) // 2),
         lambda data: flip(data, -1),
         lambda data: flip(data, -12),
         lambda data: flip(data, -20),

@@ -255,6 +255,32 @@ def test_wrong_input_is_one_line(flags, message, capsys):
     assert message in error
 
 
+def test_messages_name_the_command_as_it_was_typed():
+    command = [sys.executable, "-m", "asr", "transcribe", "a.wav", "--checkpoint", "none.safetensors"]
+    done = subprocess.run(command, cwd=utils.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("python -m asr: error: ")
+
+
+@pytest.mark.parametrize(
+    ("processor", "device", "expected"),
+    [
+        ({"avx512_bf16": True}, "cpu", "bf16"),
+        ({"amx_bf16": True, "avx512_bf16": False}, "auto", "bf16"),
+        ({"avx2": True}, "cpu", "no"),
+        ({}, "auto", "no"),
+        ({"avx512_bf16": True}, "mps", "no"),
+    ],
+)
+def test_automatic_precision_follows_the_processor(processor, device, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = train.Config(device=device)
+    assert config.precision == config.settings()["mixed_precision"] == expected
+    assert train.Config(device=device, mixed_precision="bf16").precision == "bf16"
+    assert train.Config(device=device, mixed_precision="no").precision == "no"
+
+
 # --- transcription -----------------------------------------------------------------------------------
 
 
