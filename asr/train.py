@@ -6,6 +6,7 @@ Letters: B batch, T frames, F mel bins, N tokens, S encoder positions, V vocabul
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from asr.generate import greedy
 from asr.metrics import score
 from asr.model import SpeechRecognizer
 from asr.text import EMPTY, decode
+
+SHOWN = 50  # transcripts of each part that a result file quotes
 
 
 @dataclass(frozen=True)
@@ -187,22 +190,32 @@ def transcribe_part(model: SpeechRecognizer, part: Part, search=greedy) -> list[
 
 
 def evaluate_part(model: SpeechRecognizer, part: Part, search=greedy) -> dict:
-    """Loss and every score of a part, with what was heard beside what was said."""
+    """Loss and every score of a part, the length of each clip, and what was said and heard in the first of them."""
     heard, said = transcribe_part(model, part, search), list(part.transcripts)
-    transcripts = [{"said": a, "heard": b} for a, b in zip(said, heard, strict=True)]
-    return {"loss": mean_loss(model, part), **score(said, heard), "transcripts": transcripts}
+    scores = score(said, heard)
+    for entry in scores.values():
+        entry["values"] = [round(value, 3) for value in entry["values"]]
+    first = zip(part.ids, said, heard, strict=True)
+    transcripts = [{"clip": clip, "said": a, "heard": b} for clip, a, b in itertools.islice(first, SHOWN)]
+    return {
+        "loss": mean_loss(model, part),
+        **scores,
+        "frames": part.frame_counts().tolist(),
+        "transcripts": transcripts,
+    }
 
 
 # --- a run -------------------------------------------------------------------------------------------
 
 
-def validation_metrics(config: Config, part: Part):
-    """What each epoch reports: the loss on all validation clips, the character error rate on some."""
+def validation_metrics(part: Part):
+    """What each epoch reports: the loss on all validation clips, every score on some."""
     few = part.first(64)
 
     def evaluate(model: SpeechRecognizer) -> dict[str, float]:
-        cer = score(list(few.transcripts), transcribe_part(model, few))["cer"]["mean"]
-        return {"validation_loss": mean_loss(model, part), "validation_cer": cer}
+        scores = score(list(few.transcripts), transcribe_part(model, few))
+        means = {f"validation_{name}": entry["mean"] for name, entry in scores.items()}
+        return {"validation_loss": mean_loss(model, part), **means}
 
     return evaluate
 
@@ -221,7 +234,7 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
         batches,
         optimizer,
         loss_fn=lambda model, batch: training_loss(config, model, batch),
-        evaluate=validation_metrics(config, corpus.validation),
+        evaluate=validation_metrics(corpus.validation),
         epochs=config.epochs,
         seed=config.seed,
         scheduler=warmup_then_cosine(optimizer, config.epochs * len(batches), config.warmup),

@@ -182,8 +182,11 @@ def test_training_leaves_a_result_and_a_checkpoint(decoder, trained, corpus_dir)
     assert [record["epoch"] for record in result["history"]] == [1, 2]
     assert result["budget"]["clips_seen"] == 2 * result["budget"]["clips"] == 2 * result["data"]["sizes"]["train"]
     test = result["metrics"]["test"]
-    assert set(test) == {"loss", "transcripts", "jaccard", "cosine", "damerau_levenshtein", "wer", "cer"}
-    assert len(test["transcripts"]) == result["data"]["sizes"]["test"]
+    scores = {"jaccard", "cosine", "damerau_levenshtein", "wer", "cer"}
+    assert set(test) == {"loss", "frames", "transcripts", *scores}
+    size = result["data"]["sizes"]["test"]
+    assert len(test["transcripts"]) == len(test["frames"]) == len(test["cer"]["values"]) == size
+    assert {f"validation_{name}" for name in ("loss", *scores)} < result["history"][0].keys()
     model, features = load_model(trained / "q3" / f"spoken-{decoder}-seed0.safetensors")
     corpus = load_corpus(corpus_dir, features)
     again = train.evaluate_part(model, corpus.test)
