@@ -94,9 +94,34 @@ def test_spec_augment_masks_bands_and_spans_of_each_clip_differently():
     assert len({tuple(clip.flatten().tolist()) for clip in masked}) == 6
 
 
-def test_spec_augment_is_on_in_training_and_off_in_evaluation(corpus_dir, monkeypatch):
-    seen = []
-    monkeypatch.setattr(train, "spec_augment", lambda features: seen.append(len(features)) or features)
+def test_stretch_moves_a_sound_in_time_and_pitch():
+    features, lengths = torch.zeros(2, 300, 80), torch.tensor([300, 150])
+    features[:, 100:104, 40:42] = 1
+    tempos, pitches = [], []
+    for _ in range(200):
+        x, new = train.stretch(features, lengths)
+        assert x.shape == (2, new[0], 80)
+        assert new[1] == new[0] // 2
+        assert torch.equal(x[0], x[1])
+        energy = x[0] / x[0].sum()
+        tempos.append(new[0].item() / 300)
+        assert (energy.sum(1) * torch.arange(new[0])).sum() + 0.5 == pytest.approx(102 * tempos[-1], abs=0.6)
+        pitches.append((((energy.sum(0) * torch.arange(80)).sum() + 0.5) / 41).item())
+    for factors, low, high in ((tempos, 0.83, 1.18), (pitches, 0.92, 1.08)):
+        assert low <= min(factors) < low + 0.05
+        assert high - 0.05 < max(factors) <= high
+
+
+def test_stretch_of_a_single_frame_leaves_one():
+    x, lengths = train.stretch(torch.ones(1, 1, 80), torch.tensor([1]))
+    assert x.shape == (1, 1, 80)
+    assert lengths.tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["spec_augment", "stretch"])
+def test_augmentation_is_on_in_training_and_off_in_evaluation(name, corpus_dir, monkeypatch):
+    seen, original = [], getattr(train, name)
+    monkeypatch.setattr(train, name, lambda features, *rest: seen.append(len(features)) or original(features, *rest))
     config = train.Config(data=str(corpus_dir), hidden_dim=16, num_blocks=1, epochs=1, out="x", device="cpu")
     corpus = load_corpus(corpus_dir, config.features)
     model = SpeechRecognizer("lstm", hidden_dim=16, num_blocks=1)
