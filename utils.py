@@ -160,6 +160,7 @@ def fit(
             record = ", ".join(f"{name} {value:.4g}" for name, value in run.history[-1].items() if name != "epoch")
             tqdm.write(f"epoch {epoch}/{epochs}: {record}")
     accelerator.end_training()
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # or `model` would compute in mixed precision for ever
     model.load_state_dict(run.kept_weights())
     return run.history
 

@@ -64,4 +64,4 @@ def _search_one(model: SpeechRecognizer, memory: Memory, width: int, limit: int)
         state = model.decoder.select(state, origin)
         if scores[0] / limit < best_score:
             break  # further tokens only add negative numbers: no running sentence can win any more
-    return best or sentences[0, 1:].tolist()
+    return best

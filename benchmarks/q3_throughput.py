@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,8 @@ from asr.model import SpeechRecognizer
 from asr.text import EMPTY, START, STOP
 from asr.train import Config as TrainConfig
 from asr.train import training_loss
+
+warnings.filterwarnings("ignore", "At least one mel filterbank")  # so it is with the course's settings
 
 COURSE_FRAMES, COURSE_TOKENS, COURSE_HOP, COURSE_RATE = 2754, 98, 160, 22050
 

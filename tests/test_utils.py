@@ -828,6 +828,22 @@ def test_a_device_that_is_not_there_is_refused():
     assert "--device" in str(caught.value)
 
 
+def test_mixed_precision_is_that_of_training_alone():
+    model, hidden = make_model(), []
+
+    def loss(model, batch):
+        logits = model(batch[0])
+        assert logits.dtype == torch.float32
+        return F.cross_entropy(logits, batch[1], reduction="none")
+
+    model[0].register_forward_hook(lambda module, inputs, output: hidden.append(output.dtype))
+    train(epochs=1, model=model, mixed_precision="bf16", loss_fn=loss)
+    assert set(hidden) == {torch.bfloat16}
+    hidden.clear()
+    model.eval()(samples()[0])
+    assert hidden == [torch.float32]
+
+
 def test_tensorboard_holds_the_history(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     _, history = train(3, tensorboard=tmp_path)
