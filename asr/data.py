@@ -313,16 +313,16 @@ def _read_cache(path: Path, key: str, mel_bins: int) -> tuple[np.ndarray, list[i
         data = np.memmap(path, np.uint8, "r")
         size = len(data) - FOOTER.size
         index_size, crc, magic = FOOTER.unpack(data[max(size, 0) :])
-    except (OSError, ValueError, struct.error):  # ValueError: an empty file
+        if magic != MAGIC or index_size > size or zlib.crc32(data[:size]) != crc:
+            return None
+        index = json.loads(data[size - index_size : size].tobytes())
+    except (OSError, ValueError, struct.error):  # ValueError: an empty file, or no JSON where the index should be
         return None
-    if magic != MAGIC or index_size > size or zlib.crc32(data[:size]) != crc:
-        return None
-    index = json.loads(data[size - index_size : size].tobytes())
     counts, problems = zip(*index["clips"], strict=True) if index["clips"] else ((), ())
     shape = (sum(counts), mel_bins)
     if index["key"] != key or size - index_size != 2 * shape[0] * shape[1]:
         return None
-    store = np.asarray(data[: size - index_size]).view(np.float16).reshape(shape)  # stays on disk
+    store = np.asarray(np.memmap(path, np.float16, "r", shape=shape)) if shape[0] else np.zeros(shape, np.float16)
     return store, list(counts), list(problems)
 
 
