@@ -67,6 +67,7 @@ publish: .venv/installed ## take the comparisons in runs/ over into results/, pl
 	cp $(wildcard runs/q2/*-sweep.json runs/q2/*-strong-adam-lr0.003.json) results/q2/
 	$(RUN) q2_plots.py results/q2/*-sweep.json results/q2/*-strong-*.json --out plots
 	$(if $(SPEECH_RUNS),cp $(SPEECH_RUNS) results/q3/)
+	$(RUN) q3_plots.py results/q3/*.json --out plots
 	$(RUN) -c "from synthetic_data import plot_contact_sheet; plot_contact_sheet('plots/q2/synthetic-oct-examples')"
 	$(RUN) readme_table.py
 

@@ -361,9 +361,10 @@ def plot_style() -> Iterator[None]:
         yield
 
 
-def save_figure(figure, stem: str | Path, source: Path) -> list[Path]:
-    """Write a figure as `stem`.pdf and .png, with the SHA-256 of the JSON it was drawn from as its Subject."""
-    metadata = {"Subject": f"sha256:{hashlib.sha256(Path(source).read_bytes()).hexdigest()}"}
+def save_figure(figure, stem: str | Path, *sources: Path) -> list[Path]:
+    """Write a figure as `stem`.pdf and .png; its Subject is the SHA-256 of each JSON file it was drawn from."""
+    digests = [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]
+    metadata = {"Subject": " ".join(f"sha256:{digest}" for digest in digests)}
     paths = [Path(f"{stem}.{extension}") for extension in ("pdf", "png")]
     for path in paths:
         buffer = io.BytesIO()

@@ -94,7 +94,8 @@ def run_evaluate(args: dict) -> None:
     model, features = load_model(args["checkpoint"])
     corpus = load_corpus(args["data"], features)
     search = greedy if args["beam"] == 1 else partial(beam_search, width=args["beam"])
-    metrics = train.evaluate_part(model, getattr(corpus, args["part"]), search)
+    part = getattr(corpus, args["part"])
+    metrics = train.evaluate_part(model, part, search)
     result = {
         "question": "q3",
         "run": f"{Path(args['checkpoint']).stem}-on-{Path(args['data']).name}-{args['part']}",
@@ -102,6 +103,7 @@ def run_evaluate(args: dict) -> None:
         "seeds": [],
         "data": corpus.describe(),
         "metrics": {args["part"]: metrics},
+        "attention": train.attention_map(model, part),
     }
     print(summary(args["part"], metrics))
     print(utils.save_results(args["out"], result))

@@ -154,3 +154,15 @@ class SpeechRecognizer(nn.Module):
         """Features (B, T, F), lengths (B,), tokens (B, N) -> logits of the decoder (B, N, V) and of CTC (B, S, V)."""
         memory = self.encoder(features, lengths)
         return self.decoder(tokens, memory), self.ctc_head(memory.encoded)
+
+    @torch.no_grad()
+    def cross_attention(self, features: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
+        """Where the decoder looks to write the token after each: weights (B, H, N, S), under teacher forcing."""
+        attention, seen = self.decoder.cross_block.attention.module, []
+        hook = attention.register_forward_pre_hook(lambda _, args: seen.append(args))
+        try:
+            memory = self.encoder(features, lengths)
+            self.decoder(tokens, memory)
+        finally:
+            hook.remove()
+        return attention.weights(*seen[0], memory.padding)

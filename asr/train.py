@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from asr.model import SpeechRecognizer
 from asr.text import EMPTY, decode
 
 SHOWN = 50  # transcripts of each part that a result file quotes
+MAP_FRAMES = 256  # of the clip whose attention it holds
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,20 @@ def evaluate_part(model: SpeechRecognizer, part: Part, search=greedy) -> dict:
     }
 
 
+def attention_map(model: SpeechRecognizer, part: Part) -> dict:
+    """Where the decoder looks while it writes the first clip of a part that is short enough for a plot.
+
+    The weights are the mean over the heads, a list for each token that is written, its stop token included.
+    """
+    lengths = part.frame_counts()
+    index = next((i for i, length in enumerate(lengths) if length <= MAP_FRAMES), int(lengths.argmin()))
+    device = next(model.parameters()).device
+    features, length, tokens, _ = (x.to(device) for x in part.batch(np.array([index])))
+    weights = model.eval().cross_attention(features, length, tokens[:, :-1])[0].mean(0)  # (N - 1, S)
+    rows = [[round(value, 3) for value in row] for row in weights.tolist()]
+    return {"clip": part.ids[index], "text": part.transcripts[index], "frames": int(lengths[index]), "weights": rows}
+
+
 # --- a run -------------------------------------------------------------------------------------------
 
 
@@ -282,6 +298,7 @@ def run(config: Config) -> dict:
         "budget": {"clips": trained, "epochs": config.epochs, "clips_seen": trained * len(history)},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "metrics": {name: evaluate_part(model, getattr(corpus, name)) for name in ("validation", "test")},
+        "attention": attention_map(model, corpus.test),
         "history": history,
         "seconds": time.perf_counter() - start,
     }

@@ -185,6 +185,22 @@ def test_shapes(small_model):
     assert ctc_logits.shape == (2, 11, len(VOCABULARY))
 
 
+def test_cross_attention_is_what_the_decoder_attends_with(small_model):
+    features, lengths = speech([21, 10])
+    tokens = torch.randint(4, 35, (2, 7))
+    weights = small_model.cross_attention(features, lengths, tokens)
+    assert weights.shape == (2, 2, 7, 11)
+    assert (weights[1, ..., 5:] == 0).all()
+    logits, _ = small_model(features, lengths, tokens)
+    # the same weights, put in the place of the attention's own, give the same logits
+    attention = small_model.decoder.cross_block.attention.module
+    memory = small_model.encoder(features, lengths).encoded
+    value = attention.value(memory).unflatten(-1, (2, -1))  # (B, S, H, D)
+    heads = torch.einsum("bhns,bshd->bnhd", weights, value).flatten(2)
+    attention.register_forward_hook(lambda *_: attention.output(heads))
+    torch.testing.assert_close(small_model(features, lengths, tokens)[0], logits, rtol=1e-5, atol=1e-5)
+
+
 # --- what may not leak -------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Question 3's loss, training, command line and transcription."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
+import q3_plots
 import utils
 from asr import train
 from asr.__main__ import main
@@ -217,6 +220,29 @@ def test_training_leaves_a_result_and_a_checkpoint(decoder, trained, corpus_dir)
     again = train.evaluate_part(model, corpus.test)
     assert again["loss"] == pytest.approx(test["loss"], rel=1e-4)
     assert [t["heard"] for t in again["transcripts"]] == [t["heard"] for t in test["transcripts"]]
+
+
+def test_both_decoders_share_the_plots(trained, tmp_path, capsys):
+    sources = [trained / "q3" / f"spoken-{decoder}-seed0.json" for decoder in ("lstm", "transformer")]
+    assert q3_plots.main([*map(str, sources), "--out", str(tmp_path)]) == 0
+    subject = " ".join(f"sha256:{hashlib.sha256(source.read_bytes()).hexdigest()}" for source in sources)
+    for name in ("loss", "scores", "length", "attention"):
+        assert Image.open(tmp_path / "q3" / f"spoken-seed0-{name}.png").text["Subject"] == subject
+        assert (tmp_path / "q3" / f"spoken-seed0-{name}.pdf").exists()
+
+
+def test_error_by_length_by_hand():
+    frames, errors = [100] * 12 + [160] * 10 + [260] * 9, [0.5] * 6 + [1.0] * 6 + [0.25] * 10 + [1.0] * 9
+    result = {
+        "config": {"decoder": "lstm", "hop_ms": 10.0},
+        "data": {"name": "x", "source": "synthetic"},
+        "budget": {"clips": 1},
+        "metrics": {"test": {"frames": frames, "cer": {"values": errors}}},
+    }
+    (axes,) = q3_plots.plot_length([result]).axes
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == [1.5]  # nine clips of 2.6 s are too few
+    assert line.get_ydata().tolist() == pytest.approx([100 * (6 * 0.5 + 6 * 1 + 10 * 0.25) / 22])
 
 
 def test_evaluate_gives_what_training_reported(trained, corpus_dir, capsys):

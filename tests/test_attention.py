@@ -232,3 +232,17 @@ def test_token_by_token_with_a_cache_equals_all_at_once(kernel):
     torch.testing.assert_close(torch.cat(steps, 1), layer(x, causal=True))
     with pytest.raises(ValueError, match="one query and a cache"):
         layer(x[:, :2], causal=True, cache=cache)
+
+
+def test_weights_are_those_of_the_attention():
+    layer = make("softmax")
+    x, z = draw(2, 5, HIDDEN), draw(2, 7, HIDDEN, seed=2)
+    hidden = torch.arange(7) >= torch.tensor([7, 4])[:, None]
+    weights = layer.weights(x, z, hidden)
+    assert weights.shape == (2, layer.num_heads, 5, 7)
+    assert (weights[1, ..., 4:] == 0).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, layer.num_heads, 5, dtype=torch.float64), **EXACT)
+    value = layer.value(z).unflatten(-1, (layer.num_heads, -1))  # (B, S, H, D)
+    heads = torch.einsum("bhls,bshd->blhd", weights, value).flatten(2)
+    torch.testing.assert_close(layer.output(heads), layer(x, z, key_padding_mask=hidden), **EXACT)
+    torch.testing.assert_close(layer.weights(x, z).sum(-1), weights.sum(-1), **EXACT)
