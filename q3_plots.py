@@ -140,8 +140,10 @@ def main(argv: list[str] | None = None) -> None:
     groups: dict[str, list[Path]] = {}
     for path in sorted(args.results):
         result = json.loads(path.read_text())
-        if "history" in result:  # other measurements have no curves
+        if result["question"] == "q3" and "history" in result:  # other measurements have no curves
             groups.setdefault(experiment(result), []).append(path)
+    if not groups:
+        raise ValueError("none of these files is the result of `python -m asr train`: give some that are")
     for paths in groups.values():
         print(*draw(paths, args.out), sep="\n")
 

@@ -231,6 +231,11 @@ def test_both_decoders_share_the_plots(trained, tmp_path, capsys):
         assert (tmp_path / "q3" / f"spoken-seed0-{name}.pdf").exists()
 
 
+def test_plots_of_other_results_are_refused_in_one_line(capsys):
+    assert q3_plots.main([str(utils.ROOT / "results" / "q1" / "demo.json")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_error_by_length_by_hand():
     frames, errors = [100] * 12 + [160] * 10 + [260] * 9, [0.5] * 6 + [1.0] * 6 + [0.25] * 10 + [1.0] * 9
     result = {
@@ -290,6 +295,10 @@ def test_a_checkpoint_of_other_settings_is_refused_in_one_line(corpus_dir, train
     [
         (["train", "--epochs", "0"], "--epochs"),
         (["train", "--ctc_weight", "1"], "--ctc_weight"),
+        (["train", "--hidden_dim", "201", "--num_heads", "3"], "--hidden_dim"),
+        (["train", "--num_heads", "0"], "--num_heads"),
+        (["train", "--num_blocks", "0"], "--num_blocks"),
+        (["train", "--clip_norm", "-1"], "--clip_norm"),
         (["train", "--data", "nowhere"], "nowhere"),
         (["train", "--decoder", "gru"], "--decoder"),
         (["evaluate", "--checkpoint", "none.safetensors"], "none.safetensors"),
