@@ -106,7 +106,8 @@ def question_3_overview(root: Path) -> list[str]:
                 low, high = (f"{100 * bound:.1f}" for bound in test["cer"]["interval"])
                 score = f"CER {100 * test['cer']['mean']:.1f} % [{low}, {high}]"
                 score += ", not converged" if result["metrics"]["validation"]["cer"]["mean"] > NOT_CONVERGED else ""
-                cells += [f"{result['seconds'] / 60:.1f} min", f"[{score}]({path.relative_to(root)})", ""]
+                cells += [f"{result['seconds'] / 60:.1f} min", f"[{score}]({path.relative_to(root)})"]
+                cells.append(figures(root, "q3", run.replace("-{decoder}", "")))
             else:
                 cells += ["", "not run here", ""]
             lines.append(f"| {' | '.join(cells)} |")
