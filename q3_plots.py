@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import utils
+from asr.train import VALIDATION_CLIPS
 
 NAMES = {"lstm": "LSTM", "transformer": "Transformer"}
 SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Damerau-Levenshtein"}
@@ -85,7 +86,8 @@ def plot_scores(results: list[dict]) -> Figure:
         axes.legend(fontsize=6)
     epoch_axis(panels[0], ylabel="similarity, validation", ylim=(0, 1))
     epoch_axis(panels[1], ylabel="error rate, validation", ylim=(0, None))
-    figure.suptitle(f"{title(results)}; the first 64 validation clips, greedy", fontsize=9)
+    clips = min(VALIDATION_CLIPS, results[0]["data"]["sizes"]["validation"])
+    figure.suptitle(f"{title(results)}; the first {clips} validation clips, greedy", fontsize=9)
     return figure
 
 
@@ -123,8 +125,11 @@ def plot_attention(results: list[dict]) -> Figure:
         weights = np.array(attention["weights"])  # (N, S)
         end = float(seconds(result, attention["frames"]))
         extent = (0, end, len(weights), 0)
-        axes.imshow(weights, cmap="Greys", vmin=0, aspect="auto", extent=extent, interpolation="nearest")
-        axes.set_yticks(np.arange(len(weights)) + 0.5, [*attention["text"].replace(" ", "␣"), "stop"], fontsize=4)
+        darkest = max(0.1, weights.max())  # attention that is spread evenly stays pale
+        axes.imshow(weights, cmap="Greys", vmin=0, vmax=darkest, aspect="auto", extent=extent, interpolation="nearest")
+        words = attention["text"].split(" ")
+        starts = np.cumsum([0] + [len(word) + 1 for word in words])  # the last is the stop token's
+        axes.set_yticks(starts + 0.5, [*words, "(stop)"], fontsize=6)
         axes.set(xlabel="time (s)", title=decoder(result))
         axes.grid(False)
     figure.suptitle(f"{title(results)}; cross-attention, mean over heads, clip {attention['clip']}", fontsize=9)

@@ -26,6 +26,7 @@ from asr.metrics import score
 from asr.model import SpeechRecognizer
 from asr.text import EMPTY, decode
 
+VALIDATION_CLIPS = 64  # that each epoch is scored on
 SHOWN = 50  # transcripts of each part that a result file quotes
 MAP_FRAMES = 256  # of the clip whose attention it holds
 
@@ -244,7 +245,7 @@ def attention_map(model: SpeechRecognizer, part: Part) -> dict:
 
 def validation_metrics(part: Part):
     """What each epoch reports: the loss on all validation clips, every score on some."""
-    few = part.first(64)
+    few = part.first(VALIDATION_CLIPS)
 
     def evaluate(model: SpeechRecognizer) -> dict[str, float]:
         scores = score(list(few.transcripts), transcribe_part(model, few))
