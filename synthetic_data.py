@@ -196,7 +196,9 @@ def main(argv=None):
     speech_parser.add_argument("--out", default="data/spoken", help="default: %(default)s")
     speech_parser.add_argument("--seed", type=int, default=0)
     speech_parser.add_argument("--texts", metavar="FILE", help="speak the texts of a metadata.csv like LJ Speech's")
-    speech_parser.add_argument("--engine", default="espeak", choices=("espeak", "flite"), help="default: %(default)s")
+    speech_parser.add_argument(
+        "--engine", default="espeak", choices=("espeak", "flite", "both"), help="default: %(default)s"
+    )
     args = parser.parse_args(argv)
 
     try:

@@ -186,12 +186,16 @@ def first_test_row(count: int) -> int:
 
 
 def plan(rows: list[Row], seed: int, engine: str) -> list[Sentence]:
-    """Who says each row, and how: a function of the seed, the row's place, and the part that it lies in."""
+    """Who says each row, and how: a function of the seed, the row's place, and the part that it lies in.
+
+    With the engine "both" each row draws one of them first.
+    """
     sentences = []
     for index, row in enumerate(rows):
         voices = TRAIN_VOICES if index < first_test_row(len(rows)) else TEST_VOICES
         generator = np.random.default_rng([seed, index, 1])
-        voice = str(generator.choice(getattr(voices, engine)))
+        speaker = str(generator.choice(list(ENGINES))) if engine == BOTH else engine
+        voice = str(generator.choice(getattr(voices, speaker)))
         rate, pitch = (int(generator.integers(low, high + 1)) for low, high in (voices.rate, voices.pitch))
         sentences.append(Sentence(row.id, row.normalised, voice, rate, pitch, generator.uniform(0.3, 0.9)))
     return sentences
@@ -282,10 +286,12 @@ def flite_samples(sentence: Sentence) -> np.ndarray:
 
 
 ENGINES = {"espeak": (espeak_version, espeak_samples), "flite": (flite_version, flite_samples)}
+BOTH = "both"
 
 
-def speak_into(folder: Path, engine: str, sentence: Sentence) -> None:
+def speak_into(folder: Path, sentence: Sentence) -> None:
     """Write one clip, which gets its name when it is complete."""
+    engine = "flite" if sentence.voice in TRAIN_VOICES.flite + TEST_VOICES.flite else "espeak"
     samples = ENGINES[engine][1](sentence).astype(np.float64)
     if not samples.any():
         raise ValueError(f"{engine} has nothing to say for {sentence.id}, {sentence.text!r}: leave that row out")
@@ -315,17 +321,18 @@ def write_corpus(
     without it the corpus is incomplete, and the same call goes on where it was. Raises ValueError, FileNotFoundError
     where the engine or `texts` is missing, and OSError where `out` cannot be written.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+    if engine not in (*ENGINES, BOTH):
+        raise ValueError(f"engine is {engine!r}, expected one of {', '.join((*ENGINES, BOTH))}")
     if n is not None and n < 1:
         raise ValueError(f"n is {n}, expected at least 1 sentence")
-    out, version = Path(out), ENGINES[engine][0]()
+    used = ENGINES.values() if engine == BOTH else [ENGINES[engine]]
+    out, version = Path(out), " and ".join(name() for name, _ in used)
     rows = read_rows(texts, n) if texts else grammar_rows(n or 2000, seed)
     sentences = plan(rows, seed, engine)
     options = f"--n {len(rows)} --seed {seed} --engine {engine}" + (f" --texts {Path(texts).name}" if texts else "")
     try:
         claim(out, readme(version, options, sentences))
-        speak_missing(out, engine, sentences, workers)
+        speak_missing(out, sentences, workers)
         write_whole(out / "metadata.csv", "".join(f"{row.id}|{row.text}|{row.normalised}\n" for row in rows))
     except (OSError, BrokenProcessPool) as error:
         reason = getattr(error, "strerror", None) or error
@@ -356,7 +363,7 @@ def claim(out: Path, text: str) -> None:
     write_whole(path, text)
 
 
-def speak_missing(out: Path, engine: str, sentences: list[Sentence], workers: int | None) -> None:
+def speak_missing(out: Path, sentences: list[Sentence], workers: int | None) -> None:
     """Speak what is not there yet, in processes of their own: the engine's library holds process-wide state."""
     folder = out / "wavs"
     folder.mkdir(exist_ok=True)
@@ -369,7 +376,7 @@ def speak_missing(out: Path, engine: str, sentences: list[Sentence], workers: in
     ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which then lets the others finish a clip
     with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
         try:
-            spoken = pool.map(functools.partial(speak_into, folder, engine), missing)
+            spoken = pool.map(functools.partial(speak_into, folder), missing)
             list(tqdm(spoken, str(out), len(missing), unit="clip", disable=None))
         finally:
             pool.shutdown(cancel_futures=True)

@@ -15,10 +15,10 @@ from asr.model import SpeechRecognizer
 
 
 def save_model(
-    path: str | Path, model: SpeechRecognizer, settings: dict, features: Features, dtype: torch.dtype = torch.float32
+    path: str | Path, model: SpeechRecognizer, features: Features, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write a model that was built as `SpeechRecognizer(**settings)` for `features`; float16 halves the file."""
-    header = {"model": json.dumps(settings), "features": json.dumps(dataclasses.asdict(features))}
+    """Write a model that was trained on `features`; float16 halves the file."""
+    header = {"model": json.dumps(model.settings), "features": json.dumps(dataclasses.asdict(features))}
     weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     utils.write_file(path, safetensors.torch.save(weights, header))
 

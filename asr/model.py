@@ -146,6 +146,14 @@ class SpeechRecognizer(nn.Module):
         kernel: str = "softmax",
     ):
         super().__init__()
+        # what rebuilds it, beside the features that it listens to
+        self.settings = {
+            "decoder": decoder,
+            "hidden_dim": hidden_dim,
+            "num_heads": num_heads,
+            "num_blocks": num_blocks,
+            "kernel": kernel,
+        }
         self.encoder = Encoder(mel_bins, hidden_dim, num_heads, num_blocks, kernel)
         self.decoder = DECODERS[decoder](hidden_dim, num_heads)
         self.ctc_head = nn.Linear(hidden_dim, len(VOCABULARY))

@@ -19,7 +19,7 @@ from torchaudio.functional import mask_along_axis_iid
 
 import utils
 from asr.audio import Features
-from asr.checkpoint import save_model
+from asr.checkpoint import load_model, save_model
 from asr.data import Corpus, Part, SpeechBatches, batches_in_order, load_corpus
 from asr.generate import greedy
 from asr.metrics import score
@@ -51,6 +51,7 @@ class Config:
     kernel: str = "softmax"
     hop_ms: float = Features.hop_ms
     clips: int | None = None
+    init: str | None = None
     seed: int = 0
     device: str = "auto"
     mixed_precision: str = "auto"
@@ -84,10 +85,8 @@ class Config:
         """What the trained weights depend on."""
         elsewhere = ("data", "device", "out", "name", "resume", "tensorboard")
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in elsewhere}
-        return settings | {"mixed_precision": self.precision, "corpus": Path(self.data).name}
-
-    def model_settings(self) -> dict:
-        return {name: getattr(self, name) for name in ("decoder", "hidden_dim", "num_heads", "num_blocks", "kernel")}
+        init = self.init and Path(self.init).name
+        return settings | {"mixed_precision": self.precision, "corpus": Path(self.data).name, "init": init}
 
     @property
     def precision(self) -> str:
@@ -255,10 +254,22 @@ def validation_metrics(part: Part):
     return evaluate
 
 
+def initial_model(config: Config) -> SpeechRecognizer:
+    """A new network, or that of `init`. Raises ValueError where the latter has other settings than asked for."""
+    sizes = {name: getattr(config, name) for name in ("hidden_dim", "num_heads", "num_blocks", "kernel")}
+    model = SpeechRecognizer(config.decoder, config.features.mel_bins, **sizes)
+    if config.init:
+        trained, features = load_model(config.init)
+        if features != config.features or trained.settings != model.settings:
+            raise ValueError(f"{config.init} is another network: give the --decoder, sizes and --hop_ms it has")
+        model.load_state_dict(trained.state_dict())
+    return model
+
+
 def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]:
     """A trained model, the epoch with the lowest validation loss, and the history."""
     utils.configure_seed(config.seed)
-    model = SpeechRecognizer(**config.model_settings(), mel_bins=config.features.mel_bins)
+    model = initial_model(config)
     part = corpus.train if config.clips is None else corpus.train.first(config.clips)
     batches = SpeechBatches(part, config.batch_size, config.seed)
     optimizer = torch.optim.AdamW(
@@ -291,7 +302,7 @@ def run(config: Config) -> dict:
     model, history = train(config, corpus)
     trained = len(corpus.train) if config.clips is None else min(config.clips, len(corpus.train))
     if utils.is_main_process():
-        save_model(config.file(".safetensors"), model, config.model_settings(), config.features)
+        save_model(config.file(".safetensors"), model, config.features)
     return {
         "question": "q3",
         "run": config.run_name,

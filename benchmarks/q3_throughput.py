@@ -174,8 +174,8 @@ def transcription(config: Config, part: Part, folder: Path) -> dict:
     samples = np.concatenate([read_audio(path) for path in part.paths[:10]])[: 10 * SAMPLE_RATE]
     soundfile.write(folder / "speech.wav", samples, SAMPLE_RATE)
     model, _ = new_model(config, "transformer")
-    settings = TrainConfig(num_blocks=config.num_blocks, hop_ms=config.hop_ms, decoder="transformer")
-    save_model(folder / "model.safetensors", never_stopping(model), settings.model_settings(), settings.features)
+    settings = TrainConfig(hop_ms=config.hop_ms)
+    save_model(folder / "model.safetensors", never_stopping(model), settings.features)
     imports = [sys.executable, "-c", "import torch, torchaudio"]
     transcribe = [sys.executable, "-m", "asr", "transcribe", str(folder / "speech.wav")]
     transcribe += ["--checkpoint", str(folder / "model.safetensors")]

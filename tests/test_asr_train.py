@@ -318,6 +318,20 @@ def test_wrong_input_is_one_line(flags, message, capsys):
     assert message in error
 
 
+def test_training_starts_from_another_models_weights(trained, corpus_dir, tmp_path, capsys):
+    source = trained / "q3" / "spoken-lstm-seed0.safetensors"
+    flags = ["--data", str(corpus_dir), "--epochs", "1", "--out", str(tmp_path), "--init", str(source)]
+    assert main(["train", *flags, *SMALL, "--learning_rate", "1e-9"]) == 0
+    before, after = load_model(source)[0], load_model(tmp_path / "q3" / "spoken-lstm-seed0.safetensors")[0]
+    torch.testing.assert_close(after.state_dict(), before.state_dict(), rtol=0, atol=1e-6)
+    result = json.loads((tmp_path / "q3" / "spoken-lstm-seed0.json").read_text())
+    assert result["config"]["init"] == source.name
+    for other in (["--decoder", "transformer"], ["--hop_ms", "10"], ["--num_heads", "4"]):
+        capsys.readouterr()
+        assert main(["train", *flags, *SMALL, *other]) == 2
+        assert "another network" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_messages_name_the_command_as_it_was_typed():
     command = [sys.executable, "-m", "asr", "transcribe", "a.wav", "--checkpoint", "none.safetensors"]
     done = subprocess.run(command, cwd=utils.ROOT, capture_output=True, text=True, timeout=120)
@@ -392,6 +406,5 @@ def test_log_mel_of_what_transcribe_hears_is_what_training_saw(corpus_dir):
 
 def test_save_model_is_small_enough_to_ship(tmp_path):
     model = SpeechRecognizer("transformer")
-    settings = {"decoder": "transformer", "hidden_dim": 200, "num_heads": 2, "num_blocks": 4, "kernel": "softmax"}
-    save_model(tmp_path / "m.safetensors", model, settings, Features(), torch.float16)
+    save_model(tmp_path / "m.safetensors", model, Features(), torch.float16)
     assert (tmp_path / "m.safetensors").stat().st_size < 6e6

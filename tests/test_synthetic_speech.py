@@ -24,6 +24,7 @@ from synthetic_speech import (
     Row,
     Sentence,
     espeak_samples,
+    espeak_version,
     first_test_row,
     flite_samples,
     grammar_rows,
@@ -191,7 +192,7 @@ def test_ctrl_c_leaves_no_metadata_and_the_same_command_goes_on(tmp_path):
     expected = tmp_path / "expected"
     expected.mkdir()
     for sentence in sentences[:3]:  # the clips that are there are whole ones
-        speak_into(expected, "espeak", sentence)
+        speak_into(expected, sentence)
         name = f"{sentence.id}.wav"
         assert spoken.get(name, (expected / name).read_bytes()) == (expected / name).read_bytes()
 
@@ -231,6 +232,19 @@ def test_parts_have_voices_rates_and_pitches_of_their_own():
             assert len(heard) > 20
             assert len(unheard) > 10
             assert max(heard) < min(unheard) or max(unheard) < min(heard)
+
+
+def test_both_engines_share_a_corpus(fake_flite, tmp_path):
+    sentences = plan(numbered(1000), 0, "both")
+    for part, voices in ((sentences[:810], TRAIN_VOICES), (sentences[810:], TEST_VOICES)):
+        assert {s.voice for s in part} == {*voices.espeak, *voices.flite}
+        assert 0.4 < np.mean([s.voice in voices.flite for s in part]) < 0.6
+    root = write_corpus(tmp_path / "out", n=8, engine="both", workers=1)
+    spoken = {s.id: s.voice for s in plan(grammar_rows(8, 0), 0, "both")}
+    for clip, voice in spoken.items():
+        is_sine = soundfile.info(root / "wavs" / f"{clip}.wav").frames == 22050
+        assert is_sine == (voice in TRAIN_VOICES.flite + TEST_VOICES.flite)
+    assert f"{espeak_version()} and flite 2.2" in (root / "README").read_text()
 
 
 def test_test_part_starts_where_the_homework_cuts():
@@ -297,7 +311,7 @@ def test_unknown_voice_is_named():
 
 def test_text_without_a_sound_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nothing to say for x, ' ': leave"):
-        speak_into(tmp_path, "espeak", replace(SENTENCE, text=" "))
+        speak_into(tmp_path, replace(SENTENCE, text=" "))
     assert not any(tmp_path.iterdir())
 
 
@@ -305,7 +319,7 @@ def test_speaking_is_fifty_times_faster_than_talking(tmp_path):
     sentences = plan(grammar_rows(40, 0), 0, "espeak")
     start = time.process_time()
     for sentence in sentences:
-        speak_into(tmp_path, "espeak", sentence)
+        speak_into(tmp_path, sentence)
     seconds = time.process_time() - start
     assert sum(soundfile.info(path).duration for path in tmp_path.glob("*.wav")) > 50 * seconds
 
@@ -381,7 +395,7 @@ def test_corpus_of_texts_speaks_the_third_column_under_their_ids(tmp_path):
     assert sorted(wavs(root)) == ["LJ001-0001.wav", "LJ001-0002.wav"]
     assert "--texts texts.csv\n" in (root / "README").read_text()
     assert str(tmp_path) not in (root / "README").read_text()
-    speak_into(tmp_path, "espeak", plan([Row("LJ001-0001", "", "number five"), *numbered(1)], 0, "espeak")[0])
+    speak_into(tmp_path, plan([Row("LJ001-0001", "", "number five"), *numbered(1)], 0, "espeak")[0])
     assert (tmp_path / "LJ001-0001.wav").read_bytes() == wavs(root)["LJ001-0001.wav"]
 
 
@@ -398,7 +412,7 @@ def test_command_line_writes_the_same_corpus(corpus, tmp_path, capsys):
 
 def test_grammar_speaks_2000_sentences_unless_told_otherwise(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(synthetic_speech, "speak_missing", lambda out, engine, sentences, _: asked.extend(sentences))
+    monkeypatch.setattr(synthetic_speech, "speak_missing", lambda out, sentences, _: asked.extend(sentences))
     monkeypatch.setattr(synthetic_speech, "write_whole", lambda *_: None)
     with pytest.raises(FileNotFoundError):  # as there are no clips to sum up
         write_corpus(tmp_path / "out")
@@ -433,7 +447,7 @@ def test_errors_are_one_line(flags, message, tmp_path, capsys, monkeypatch):
 
 
 def test_unknown_engine_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="engine is 'festival', expected one of espeak, flite"):
+    with pytest.raises(ValueError, match="engine is 'festival', expected one of espeak, flite, both"):
         write_corpus(tmp_path / "out", n=1, engine="festival")
     assert not (tmp_path / "out").exists()
 
