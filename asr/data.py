@@ -63,6 +63,24 @@ class Part:
         columns = (self.ids, self.paths, self.transcripts, self.tokens, self.spans)
         return Part(*(column[:count] for column in columns), self.store)
 
+    def joined(self, count: int) -> Part:
+        """`count` neighbouring clips after one another as one, without paths; what is left over at the end is left out.
+
+        Raises ValueError where there are fewer clips than that.
+        """
+        if not 1 <= count <= len(self):
+            raise ValueError(f"{count} clips can't be joined, of the {len(self)} that there are")
+        groups = [slice(start, start + count) for start in range(0, len(self) - count + 1, count)]
+        transcripts = tuple(" ".join(self.transcripts[group]) for group in groups)
+        return Part(
+            ids=tuple("+".join(self.ids[group]) for group in groups),
+            paths=(),
+            transcripts=transcripts,
+            tokens=tuple(map(encode, transcripts)),
+            spans=tuple((self.spans[group][0][0], self.spans[group][-1][1]) for group in groups),  # neighbours in it
+            store=self.store,
+        )
+
     def features(self, index: int) -> np.ndarray:
         """Log-mel features (T, F), float16, of one clip."""
         return self.store[slice(*self.spans[index])]

@@ -209,20 +209,20 @@ def transcribe_part(model: SpeechRecognizer, part: Part, search=greedy) -> list[
     return heard
 
 
-def evaluate_part(model: SpeechRecognizer, part: Part, search=greedy) -> dict:
-    """Loss and every score of a part, the length of each clip, and what was said and heard in the first of them."""
+def score_part(model: SpeechRecognizer, part: Part, search=greedy) -> dict:
+    """Every score of a part, the length of each clip, and what was said and heard in the first of them."""
     heard, said = transcribe_part(model, part, search), list(part.transcripts)
     scores = score(said, heard)
     for entry in scores.values():
         entry["values"] = [round(value, 3) for value in entry["values"]]
     first = zip(part.ids, said, heard, strict=True)
     transcripts = [{"clip": clip, "said": a, "heard": b} for clip, a, b in itertools.islice(first, SHOWN)]
-    return {
-        "loss": mean_loss(model, part),
-        **scores,
-        "frames": part.frame_counts().tolist(),
-        "transcripts": transcripts,
-    }
+    return {**scores, "frames": part.frame_counts().tolist(), "transcripts": transcripts}
+
+
+def evaluate_part(model: SpeechRecognizer, part: Part, search=greedy) -> dict:
+    """The loss, and what score_part returns."""
+    return {"loss": mean_loss(model, part), **score_part(model, part, search)}
 
 
 def attention_map(model: SpeechRecognizer, part: Part) -> dict:

@@ -662,6 +662,19 @@ def test_first_clips():
     assert len(part.first(9)) == 3
 
 
+def test_joined_clips():
+    part = part_of([2, 4, 3])
+    pairs = part.joined(2)
+    assert len(pairs) == 1
+    np.testing.assert_array_equal(pairs.features(0), np.concatenate([part.features(0), part.features(1)]))
+    assert pairs.transcripts == (f"{part.transcripts[0]} {part.transcripts[1]}",)
+    assert pairs.tokens[0] == encode(pairs.transcripts[0])
+    assert part.joined(1).spans == part.spans
+    for count in (0, 4):
+        with pytest.raises(ValueError, match="can't be joined"):
+            part.joined(count)
+
+
 # --- LJ Speech ---------------------------------------------------------------------------------------
 
 

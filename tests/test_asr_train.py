@@ -258,6 +258,11 @@ def test_evaluate_gives_what_training_reported(trained, corpus_dir, capsys):
     found = json.loads((trained / "q3" / "spoken-lstm-seed0-on-spoken-test.json").read_text())["metrics"]["test"]
     assert found["cer"]["mean"] == pytest.approx(expected["cer"]["mean"])
     assert main(["evaluate", *flags, "--out", str(trained), "--beam", "2", "--part", "validation"]) == 0
+    assert main(["evaluate", *flags, "--out", str(trained), "--join", "3"]) == 0
+    joined = json.loads((trained / "q3" / "spoken-lstm-seed0-on-spoken-test-join3.json").read_text())["metrics"]["test"]
+    assert len(joined["frames"]) == len(expected["frames"]) // 3
+    assert joined["frames"][0] == sum(expected["frames"][:3])
+    assert main(["evaluate", *flags, "--join", "99"]) == 2
 
 
 def test_a_resumed_run_ends_as_the_uninterrupted_one(corpus_dir, trained, tmp_path):
