@@ -35,6 +35,7 @@ DECODERS = ("lstm", "transformer")
 # (corpus and provenance, run, flags): each with both decoders
 Q3_RUNS = (
     ("LJ Speech (real)", "LJSpeech-1.1-{decoder}-seed0", ""),
+    ("LJ Speech's texts spoken by espeak-ng (synthetic)", "revoiced-{decoder}-seed0", " --data data/revoiced"),
     (
         "LJ Speech (real), its first 345 clips alone",
         "ljspeech-345-{decoder}",
@@ -103,8 +104,7 @@ def question_3_overview(root: Path) -> list[str]:
             if path.exists():
                 result = json.loads(path.read_text())
                 test = result["metrics"]["test"]
-                low, high = (f"{100 * bound:.1f}" for bound in test["cer"]["interval"])
-                score = f"CER {100 * test['cer']['mean']:.1f} % [{low}, {high}]"
+                score = f"CER {interval(test['cer'], 100, 1)} %"
                 score += ", not converged" if result["metrics"]["validation"]["cer"]["mean"] > NOT_CONVERGED else ""
                 cells += [f"{result['seconds'] / 60:.1f} min", f"[{score}]({path.relative_to(root)})"]
                 cells.append(figures(root, "q3", run.replace("-{decoder}", "")))
@@ -192,6 +192,38 @@ def question_2(root: Path) -> str:
     return "\n".join(lines)
 
 
+def question_3(root: Path) -> str:
+    """Loss and scores on the test part, with bootstrap intervals."""
+    scores = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
+    lines = [
+        "| data | decoder | clips x epochs | training | loss | Jaccard | cosine | Damerau-Levenshtein | WER (%) |"
+        " CER (%) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for data, run, _ in Q3_RUNS:
+        for decoder in DECODERS:
+            path = root / "results" / "q3" / f"{run.format(decoder=decoder)}.json"
+            if not path.exists():
+                continue
+            result = json.loads(path.read_text())
+            test, budget = result["metrics"]["test"], result["budget"]
+            cells = [
+                data,
+                "LSTM" if decoder == "lstm" else "Transformer",
+                f"{budget['clips']:,} x {budget['epochs']}",
+                f"{result['seconds'] / 60:.1f} min",
+                f"{test['loss']:.3f}",
+                *(interval(test[name], *((100, 1) if name in ("wer", "cer") else (1, 3))) for name in scores),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def interval(metric: dict, scale: float, digits: int) -> str:
+    low, high = metric["interval"]
+    return f"{scale * metric['mean']:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
 def speed(root: Path) -> str:
     """The ratios that benchmarks/ measured."""
     lines = ["| what | the course's way | this | ratio |", "|---|---|---|---|"]
@@ -227,6 +259,7 @@ def render(text: str, root: Path) -> str:
         ("overview", overview),
         ("question-1", question_1),
         ("question-2", question_2),
+        ("question-3", question_3),
         ("speed", speed),
     ):
         begin, end = f"<!-- {name}: made by readme_table.py -->", f"<!-- {name}: end -->"
