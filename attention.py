@@ -85,13 +85,24 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, D)
 
 
+LARGEST_WRITTEN_OUT = 2**20  # scores of a head: beyond that their memory counts
+
+
 def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, hidden: Tensor | None) -> Tensor:
-    if hidden is None:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-    visible = ~hidden[..., None, :]  # (B, 1, 1, S)
-    if causal:
-        visible = visible & torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+    lengths = (query.shape[-2], key.shape[-2])
+    visible = None if hidden is None else ~hidden[..., None, :]  # (B, 1, 1, S)
+    on_cpu, small = query.device.type == "cpu", lengths[0] * lengths[1] <= LARGEST_WRITTEN_OUT
+    written_out = on_cpu and small and query.dtype == torch.bfloat16
+    if causal and (written_out or visible is not None):
+        triangle = torch.ones(lengths, dtype=torch.bool, device=query.device).tril()  # (L, S)
+        visible, causal = triangle if visible is None else visible & triangle, False
+    if not written_out:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=causal)
+    # on processors, in bfloat16, PyTorch's fused kernel takes three times as long, most of it in its backward pass
+    scores = query @ key.mT * query.shape[-1] ** -0.5  # (B, H, L, S)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
+    return scores.softmax(-1).to(value.dtype) @ value
 
 
 class SubBlock(nn.Module):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import attention
 from attention import MultiHeadAttention
 
 KERNELS = ("softmax", "maclaurin")
@@ -246,3 +247,24 @@ def test_weights_are_those_of_the_attention():
     heads = torch.einsum("bhls,bshd->blhd", weights, value).flatten(2)
     torch.testing.assert_close(layer.output(heads), layer(x, z, key_padding_mask=hidden), **EXACT)
     torch.testing.assert_close(layer.weights(x, z).sum(-1), weights.sum(-1), **EXACT)
+
+
+@pytest.mark.parametrize("length", [9, 1030])  # written out, and beyond 2^20 scores PyTorch's kernel
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_bfloat16_agrees_with_the_definition_in_float64(length, causal, padded):
+    query, key, value, direction = (draw(2, 2, length, 6, seed=seed).bfloat16() for seed in range(4))
+    hidden = (torch.arange(length) >= torch.tensor([length, length - 4])[:, None])[:, None] if padded else None
+    inputs = [x.clone().requires_grad_() for x in (query, key, value)]
+    found = attention._softmax_attention(*inputs, causal, hidden)
+    exact = [x.double().requires_grad_() for x in (query, key, value)]
+    scores = torch.einsum("bhld,bhsd->bhls", *exact[:2]) / 6**0.5
+    if padded:
+        scores = scores.masked_fill(hidden[:, :, None], -torch.inf)
+    if causal:
+        scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+    expected = torch.einsum("bhls,bhsd->bhld", scores.softmax(-1), exact[2])
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=0.03)
+    gradients = (torch.autograd.grad(x, y, direction.to(x.dtype)) for x, y in ((found, inputs), (expected, exact)))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=0.05, atol=0.05)
