@@ -49,9 +49,7 @@ class Config:
             "seed": (self.seed >= 0, "not negative"),
             "seeds": (all(s >= 0 for s in self.seeds) and len(set(self.seeds)) == len(self.seeds), "distinct, from 0"),
         }
-        for name, (valid, expected) in checks.items():
-            if not valid:
-                raise ValueError(f"--{name} is {getattr(self, name)}, but must be {expected}")
+        utils.check_flags(self, checks)
         if self.recipe == "strong" and (self.sweep or self.no_maxpool or self.optimizer != "adam"):
             raise ValueError(
                 "--recipe strong has its own network and optimiser: leave out --sweep, --no_maxpool and --optimizer"

@@ -391,6 +391,13 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
+def check_flags(config, checks: dict[str, tuple[bool, str]]) -> None:
+    """Raise ValueError for the first flag of a Config that is not valid, with what was expected of it."""
+    for name, (valid, expected) in checks.items():
+        if not valid:
+            raise ValueError(f"--{name} is {getattr(config, name)}, but must be {expected}")
+
+
 def command_line(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
     """Turn what a user can cause into one line on stderr and an exit code, instead of a traceback.
 

@@ -77,9 +77,7 @@ class Config:
             "clips": (self.clips is None or self.clips >= 1, "at least 1"),
             "seed": (self.seed >= 0, "not negative"),
         }
-        for name, (valid, expected) in checks.items():
-            if not valid:
-                raise ValueError(f"--{name} is {getattr(self, name)}, but must be {expected}")
+        utils.check_flags(self, checks)
 
     def settings(self) -> dict:
         """What the trained weights depend on."""
