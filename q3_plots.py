@@ -75,14 +75,14 @@ def plot_loss(results: list[dict]) -> Figure:
 
 @utils.plot_style()
 def plot_scores(results: list[dict]) -> Figure:
-    """Validation scores per epoch: colours tell the decoders apart, lines the scores."""
+    """Validation scores per epoch: colours and dots tell the decoders apart, lines the scores."""
     figure = Figure(figsize=(6.6, 2.9))
     panels = figure.subplots(1, 2)
     for axes, scores in zip(panels, (SIMILARITIES, ERROR_RATES), strict=True):
-        for result, colour in zip(results, utils.COLOURS, strict=False):
+        for result, colour, marker in zip(results, utils.COLOURS, (None, "."), strict=False):
             for (name, label), style in zip(scores.items(), utils.LINE_STYLES, strict=False):
-                values = history(result, f"validation_{name}")
-                axes.plot(history(result, "epoch"), values, color=colour, ls=style, label=f"{decoder(result)}, {label}")
+                line = {"color": colour, "ls": style, "marker": marker, "label": f"{decoder(result)}, {label}"}
+                axes.plot(history(result, "epoch"), history(result, f"validation_{name}"), **line)
         axes.legend(fontsize=6)
     epoch_axis(panels[0], ylabel="similarity, validation", ylim=(0, 1))
     epoch_axis(panels[1], ylabel="error rate, validation", ylim=(0, None))
