@@ -55,6 +55,21 @@ TRAIN_VOICES = Voices(
     rate=(140, 190),
     pitch=(35, 60),
 )
+# espeak's variants that sound most like people, those of the test left out
+VARIANTS = """
+f2 f3 f4 f5 m1 m3 m4 m6 m7 m8 Alex Alicia Andrea Andy Annie Denis Diogo Gene Henrique Hugo Lee Marco Mario Michael Mike
+Nguyen Reed Storm adam anika antonio aunty belinda benjamin boris caleb david edward grandma grandpa ian iven john klatt
+klatt2 linda marcelo max miguel norbert pablo paul pedro quincy rob robert sandro shelby steph travis victor zac
+""".split()  # noqa: SIM905
+ACCENTS = ("en-us", "en-us-nyc", "en", "en-gb-x-rp")
+MANY_VOICES = Voices(  # of training with the engine "both"
+    espeak=tuple(
+        f"{accent}+{variant}" for accent in ("en-us", "en-us-nyc", "en", "en-gb-x-rp") for variant in VARIANTS
+    ),
+    flite=TRAIN_VOICES.flite,
+    rate=(140, 200),
+    pitch=(25, 60),
+)
 TEST_VOICES = Voices(
     espeak=("en-us+f1", "en-us+m2", "en-gb-x-rp+m5", "en-gb-scotland"),
     flite=("kal16",),
@@ -188,11 +203,12 @@ def first_test_row(count: int) -> int:
 def plan(rows: list[Row], seed: int, engine: str) -> list[Sentence]:
     """Who says each row, and how: a function of the seed, the row's place, and the part that it lies in.
 
-    With the engine "both" each row draws one of them first.
+    With the engine "both" each row draws one of them first, and training has many more voices.
     """
+    heard = MANY_VOICES if engine == BOTH else TRAIN_VOICES
     sentences = []
     for index, row in enumerate(rows):
-        voices = TRAIN_VOICES if index < first_test_row(len(rows)) else TEST_VOICES
+        voices = heard if index < first_test_row(len(rows)) else TEST_VOICES
         generator = np.random.default_rng([seed, index, 1])
         speaker = str(generator.choice(list(ENGINES))) if engine == BOTH else engine
         voice = str(generator.choice(getattr(voices, speaker)))

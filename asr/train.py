@@ -23,8 +23,8 @@ from asr.checkpoint import load_model, save_model
 from asr.data import Corpus, Part, SpeechBatches, batches_in_order, load_corpus
 from asr.generate import greedy
 from asr.metrics import score
-from asr.model import SpeechRecognizer
-from asr.text import EMPTY, decode
+from asr.model import SpeechRecognizer, padding_mask
+from asr.text import EMPTY, UNKNOWN, VOCABULARY, decode
 
 VALIDATION_CLIPS = 64  # that each epoch is scored on
 SHOWN = 50  # transcripts of each part that a result file quotes
@@ -127,6 +127,20 @@ def stretch(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return x, (lengths * size[0] // frames).clamp_min(1)
 
 
+def add_noise(features: Tensor, lengths: Tensor) -> Tensor:
+    """Each clip with a steady noise of its own average spectrum, 10 to 45 dB below its mean, normalised as before.
+
+    Features (B, T, F), lengths (B,) -> (B, T, F). Powers add: a unit of the features of speech is about 15 dB.
+    """
+    unit = 1.5 * math.log(10)
+    level = features.new_empty(len(features), 1, 1).uniform_(-3, -0.7)
+    x = torch.logaddexp(unit * features, unit * (level + 0.2 * torch.randn_like(features)))
+    inside = ~padding_mask(lengths, features.shape[1])[..., None]  # (B, T, 1)
+    frames = lengths[:, None, None]
+    x = (x - (x * inside).sum(1, keepdim=True) / frames) * inside
+    return x / (x.square().sum((1, 2), keepdim=True) / (frames * x.shape[2])).sqrt().clamp_min(1e-3)
+
+
 def spec_augment(features: Tensor) -> Tensor:
     """SpecAugment (Park et al. 2019) without warping: for each clip two bands and two spans set to zero, its mean.
 
@@ -137,6 +151,13 @@ def spec_augment(features: Tensor) -> Tensor:
         x = mask_along_axis_iid(x, mask_param=15, mask_value=0.0, axis=3)
         x = mask_along_axis_iid(x, mask_param=min(25, features.shape[1] // 5), mask_value=0.0, axis=2)
     return x[:, 0]
+
+
+def misheard(tokens: Tensor, share: float = 0.1) -> Tensor:
+    """Tokens (B, N) of which a random share are random characters: what a decoder has written may be wrong, too."""
+    characters = torch.randint_like(tokens, UNKNOWN, len(VOCABULARY))
+    replaced = (torch.rand(tokens.shape, device=tokens.device) < share) & (tokens >= UNKNOWN)
+    return torch.where(replaced, characters, tokens)
 
 
 def token_losses(logits: Tensor, tokens: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -162,7 +183,8 @@ def training_loss(config: Config, model: nn.Module, batch: tuple[Tensor, ...]) -
     """Per token: cross-entropy with label smoothing, mixed with an equal share of the batch's CTC loss."""
     features, lengths, tokens, token_lengths = batch
     features, lengths = stretch(features, lengths)
-    logits, ctc_logits = model(spec_augment(features), lengths, tokens[:, :-1])
+    features = spec_augment(add_noise(features, lengths))
+    logits, ctc_logits = model(features, lengths, misheard(tokens[:, :-1]))
     losses = token_losses(logits.float(), tokens, config.label_smoothing)
     if config.ctc_weight:
         share = ctc_loss(ctc_logits, lengths, tokens, token_lengths) / len(losses)

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.optimize
 import soundfile
 import torch
 from PIL import Image
@@ -21,7 +22,7 @@ from asr.audio import Features, log_mel
 from asr.checkpoint import load_model, save_model
 from asr.data import load_corpus
 from asr.model import SpeechRecognizer
-from asr.text import EMPTY, START, STOP, VOCABULARY
+from asr.text import EMPTY, START, STOP, UNKNOWN, VOCABULARY
 from asr.transcribe import cut_at_pauses, transcribe
 from synthetic_speech import write_corpus
 
@@ -121,7 +122,51 @@ def test_stretch_of_a_single_frame_leaves_one():
     assert lengths.tolist() == [1]
 
 
-@pytest.mark.parametrize("name", ["spec_augment", "stretch"])
+def test_noise_adds_powers_and_normalises_again(monkeypatch):
+    """In float64 from the definition, with the noise's randomness taken away."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    clips, lengths = torch.randn(30, 90, 80), [90] * 15 + [60] * 15
+    noisy = train.add_noise(clips, torch.tensor(lengths)).double().numpy()
+    levels = []
+    for clip, x, length in zip(clips.double().numpy(), noisy, lengths, strict=True):
+        power = 10 ** (1.5 * clip[:length])  # 15 dB a unit
+
+        def with_noise(level, power=power):
+            louder = np.log10(power + 10 ** (1.5 * level))
+            return (louder - louder.mean(0)) / (louder - louder.mean(0)).std()
+
+        found = scipy.optimize.minimize_scalar(
+            lambda level, x=x, length=length, f=with_noise: np.abs(f(level) - x[:length]).max(),
+            bounds=(-3.2, -0.5), method="bounded", options={"xatol": 1e-6},
+        )  # fmt: skip
+        assert found.fun < 1e-3
+        assert (x[length:] == 0).all()
+        levels.append(found.x)
+    assert -3 <= min(levels) < -2.5
+    assert -1.2 < max(levels) <= -0.7
+
+
+def test_noise_is_drawn_anew_for_each_clip_frame_and_bin():
+    x = train.add_noise(torch.full((2, 50, 80), -9.0), torch.tensor([50, 50]))  # silence: what is left is the noise
+    assert len(x.unique()) > 7000
+    assert x.std() == pytest.approx(1, abs=0.01)
+
+
+def test_noise_leaves_silence_and_nothing_else_finite():
+    assert train.add_noise(torch.zeros(1, 1, 80), torch.tensor([1])).isfinite().all()
+
+
+def test_some_characters_are_misheard_but_never_the_start_or_padding():
+    tokens = torch.tensor([[START, *range(UNKNOWN, 35), STOP, EMPTY]] * 500)
+    heard = train.misheard(tokens)
+    special = tokens < UNKNOWN
+    assert torch.equal(heard[special], tokens[special])
+    changed = (heard != tokens)[~special].double().mean()
+    assert changed == pytest.approx(0.1 * 31 / 32, abs=0.01)  # one replacement in 32 is the same character
+    assert set(heard[~special].tolist()) == set(range(UNKNOWN, 35))
+
+
+@pytest.mark.parametrize("name", ["spec_augment", "stretch", "add_noise", "misheard"])
 def test_augmentation_is_on_in_training_and_off_in_evaluation(name, corpus_dir, monkeypatch):
     seen, original = [], getattr(train, name)
     monkeypatch.setattr(train, name, lambda features, *rest: seen.append(len(features)) or original(features, *rest))
