@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import q3_plots
 import utils
 from asr.metrics import NOT_CONVERGED
 from q1_monomials import feature_dim
@@ -31,15 +33,80 @@ Q2_RUNS = (
     ("synthetic-oct-sweep", "OCT-like scans (synthetic)", "python hw2-q2.py --dataset synthetic-oct --sweep"),
 )
 
-DECODERS = ("lstm", "transformer")
-# (corpus and provenance, run, flags): each with both decoders
+
+@dataclass(frozen=True)
+class SpeechRun:
+    """A run of Question 3 with both decoders: which data, the name of its results, the seeds, the command.
+
+    `{decoder}` and `{seed}` stand in the last two for what they say.
+    """
+
+    data: str
+    name: str
+    command: str
+    seeds: tuple[int, ...] = (0,)
+
+    def filled(self, pattern: str, decoder: str, seed: int) -> str:
+        return pattern.format(decoder=decoder, seed=seed)
+
+    def results(self, root: Path, decoder: str) -> list[tuple[Path, dict]]:
+        """The files of all seeds, with what they hold; [] where one is missing."""
+        paths = [root / "results" / "q3" / f"{self.filled(self.name, decoder, seed)}.json" for seed in self.seeds]
+        return [(path, json.loads(path.read_text())) for path in paths] if all(p.exists() for p in paths) else []
+
+
+TRAIN, EVALUATE = "python -m asr train --decoder {decoder}", "python -m asr evaluate --checkpoint runs/q3/"
 Q3_RUNS = (
-    ("LJ Speech (real)", "LJSpeech-1.1-{decoder}-seed0", ""),
-    ("LJ Speech's texts spoken by espeak-ng (synthetic)", "revoiced-{decoder}-seed0", " --data data/revoiced"),
-    (
-        "LJ Speech (real), its first 345 clips alone",
-        "ljspeech-345-{decoder}",
-        " --epochs 6 --name ljspeech-345-{decoder}",
+    SpeechRun("LJ Speech (real)", "LJSpeech-1.1-{decoder}-seed0", TRAIN),
+    SpeechRun(
+        "its texts but LJ001 and LJ002, many voices (synthetic)",
+        "voices-{decoder}-seed0",
+        f"{TRAIN} --data data/voices --epochs 14",
+    ),
+    SpeechRun(
+        "its texts, espeak-ng (synthetic), after many voices",
+        "revoiced-{decoder}-seed0",
+        f"{TRAIN} --data data/revoiced --init runs/q3/voices-{{decoder}}-seed0.safetensors --epochs 6",
+    ),
+    SpeechRun(
+        "its texts, espeak-ng (synthetic), 2,000 clips",
+        "revoiced-2000-{decoder}-seed{seed}",
+        f"{TRAIN} --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}}"
+        " --name revoiced-2000-{decoder}-seed{seed}",
+        (0, 1, 2),
+    ),
+    SpeechRun(
+        "the same, `maclaurin` in the encoder",
+        "revoiced-2000-maclaurin-{decoder}-seed{seed}",
+        f"{TRAIN} --kernel maclaurin --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}}"
+        " --name revoiced-2000-maclaurin-{decoder}-seed{seed}",
+        (0, 1, 2),
+    ),
+)
+TUNED = "ljspeech-345-tuned-{decoder}-seed{seed}"
+Q3_RECORDED = (  # all scored on the same 65 recorded clips
+    SpeechRun(
+        "on the recorded clips alone",
+        "ljspeech-345-{decoder}-seed{seed}",
+        f"{TRAIN} --data data/ljspeech-345 --epochs 30 --seed {{seed}}",
+        (0, 1, 2),
+    ),
+    SpeechRun(
+        "on synthetic voices alone",
+        "voices-{decoder}-seed0-on-ljspeech-345-test",
+        f"{EVALUATE}voices-{{decoder}}-seed0.safetensors --data data/ljspeech-345",
+    ),
+    SpeechRun(
+        "on synthetic voices, then on the recorded clips",
+        TUNED,
+        f"{TRAIN} --data data/ljspeech-345 --init runs/q3/voices-{{decoder}}-seed0.safetensors --epochs 30"
+        f" --learning_rate 0.0003 --seed {{seed}} --name {TUNED}",
+        (0, 1, 2),
+    ),
+    SpeechRun(
+        "the same, one seed, searched with a beam of 8",
+        "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-beam8",
+        f"{EVALUATE}ljspeech-345-tuned-{{decoder}}-seed0.safetensors --data data/ljspeech-345 --beam 8",
     ),
 )
 
@@ -96,18 +163,15 @@ def question_1_overview(root: Path) -> str:
 def question_3_overview(root: Path) -> list[str]:
     """A row for each corpus and decoder."""
     lines = []
-    for data, run, flags in Q3_RUNS:
-        for decoder in DECODERS:
-            path = root / "results" / "q3" / f"{run.format(decoder=decoder)}.json"
-            command = f"python -m asr train --decoder {decoder}{flags.format(decoder=decoder)}"
-            cells = ["3", data, "[`asr/`](asr)", f"`{command}`"]
-            if path.exists():
-                result = json.loads(path.read_text())
-                test = result["metrics"]["test"]
-                score = f"CER {interval(test['cer'], 100, 1)} %"
-                score += ", not converged" if result["metrics"]["validation"]["cer"]["mean"] > NOT_CONVERGED else ""
-                cells += [f"{result['seconds'] / 60:.1f} min", f"[{score}]({path.relative_to(root)})"]
-                cells.append(figures(root, "q3", run.replace("-{decoder}", "")))
+    for run in Q3_RUNS[:1] + Q3_RUNS[2:3] + Q3_RECORDED[2:3]:
+        data = f"LJ Speech's first 345 clips (real), trained {run.data}" if run in Q3_RECORDED else run.data
+        for decoder in q3_plots.NAMES:
+            found = run.results(root, decoder)
+            cells = ["3", data, "[`asr/`](asr)", f"`{run.filled(run.command, decoder, run.seeds[0])}`"]
+            if found:
+                path, result = found[0]
+                cells += [minutes(found), f"[CER {score(found, 'cer')} %]({path.relative_to(root)})"]
+                cells.append(figures(root, "q3", q3_plots.experiment(result)))
             else:
                 cells += ["", "not run here", ""]
             lines.append(f"| {' | '.join(cells)} |")
@@ -193,30 +257,55 @@ def question_2(root: Path) -> str:
 
 
 def question_3(root: Path) -> str:
-    """Loss and scores on the test part, with bootstrap intervals."""
-    scores = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
-    lines = [
-        "| data | decoder | clips x epochs | training | loss | Jaccard | cosine | Damerau-Levenshtein | WER (%) |"
-        " CER (%) |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for data, run, _ in Q3_RUNS:
-        for decoder in DECODERS:
-            path = root / "results" / "q3" / f"{run.format(decoder=decoder)}.json"
-            if not path.exists():
+    """Every training, scored on the test part of its corpus."""
+    return speech_table(root, "data", Q3_RUNS)
+
+
+def question_3_recorded(root: Path) -> str:
+    """What training on recordings, on synthetic speech and on both makes of recorded speech."""
+    return speech_table(root, "trained", Q3_RECORDED)
+
+
+def speech_table(root: Path, first: str, runs: tuple[SpeechRun, ...]) -> str:
+    """Loss and scores on the test part, then the commands."""
+    header = (first, "decoder", "seeds", "clips x epochs", "training", "loss", "Jaccard", "cosine",
+              "Damerau-Levenshtein", "WER (%)", "CER (%)")  # fmt: skip
+    lines, commands = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"], []
+    for run in runs:
+        for decoder, shown in q3_plots.NAMES.items():
+            found = run.results(root, decoder)
+            if not found:
                 continue
-            result = json.loads(path.read_text())
-            test, budget = result["metrics"]["test"], result["budget"]
+            budget = found[0][1].get("budget")
             cells = [
-                data,
-                "LSTM" if decoder == "lstm" else "Transformer",
-                f"{budget['clips']:,} x {budget['epochs']}",
-                f"{result['seconds'] / 60:.1f} min",
-                f"{test['loss']:.3f}",
-                *(interval(test[name], *((100, 1) if name in ("wer", "cer") else (1, 3))) for name in scores),
+                run.data,
+                shown,
+                str(len(found)),
+                f"{budget['clips']:,} x {budget['epochs']}" if budget else "",
+                minutes(found) if budget else "",
+                *(score(found, name) for name in ("loss", "jaccard", "cosine", "damerau_levenshtein", "wer", "cer")),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        if any(run.results(root, decoder) for decoder in q3_plots.NAMES):
+            seeds = f"  # SEED: {', '.join(map(str, run.seeds))}" if len(run.seeds) > 1 else ""
+            commands.append(run.command.format(decoder="DECODER", seed="SEED") + seeds)
+    return "\n".join([*lines, "", "```bash", *commands, "```"])
+
+
+def minutes(found: list[tuple[Path, dict]]) -> str:
+    """Of a training, the mean over seeds."""
+    return f"{utils.mean_std([result['seconds'] / 60 for _, result in found])['mean']:.1f} min"
+
+
+def score(found: list[tuple[Path, dict]], name: str) -> str:
+    """A score of the test part: mean and deviation over seeds, or one seed's with a bootstrap's interval over clips."""
+    metrics = [result["metrics"]["test"][name] for _, result in found]
+    scale, digits = (100, 1) if name in ("wer", "cer") else (1, 3)
+    values = metrics if name == "loss" else [metric["mean"] for metric in metrics]
+    doubt = " not converged" if name == "cer" and min(values) > NOT_CONVERGED else ""
+    if len(metrics) > 1:
+        return spread(utils.mean_std(values), scale, digits) + doubt
+    return (f"{metrics[0]:.3f}" if name == "loss" else interval(metrics[0], scale, digits)) + doubt
 
 
 def interval(metric: dict, scale: float, digits: int) -> str:
@@ -260,6 +349,7 @@ def render(text: str, root: Path) -> str:
         ("question-1", question_1),
         ("question-2", question_2),
         ("question-3", question_3),
+        ("question-3-recorded", question_3_recorded),
         ("speed", speed),
     ):
         begin, end = f"<!-- {name}: made by readme_table.py -->", f"<!-- {name}: end -->"

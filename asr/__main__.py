@@ -103,7 +103,7 @@ def run_evaluate(args: dict) -> None:
         metrics = train.evaluate_part(model, part, search)
     else:  # no loss: the Transformer has no positions for texts so long
         metrics = train.score_part(model, part, partial(search, limit=model.decoder.longest(args["join"])))
-    suffix = "" if args["join"] == 1 else f"-join{args['join']}"
+    suffix = "".join(f"-{name}{args[name]}" for name in ("beam", "join") if args[name] > 1)
     result = {
         "question": "q3",
         "run": f"{Path(args['checkpoint']).stem}-on-{Path(args['data']).name}-{args['part']}{suffix}",

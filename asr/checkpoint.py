@@ -14,12 +14,10 @@ from asr.audio import Features
 from asr.model import SpeechRecognizer
 
 
-def save_model(
-    path: str | Path, model: SpeechRecognizer, features: Features, dtype: torch.dtype = torch.float32
-) -> None:
-    """Write a model that was trained on `features`; float16 halves the file."""
+def save_model(path: str | Path, model: SpeechRecognizer, features: Features) -> None:
+    """Write a model that was trained on `features`, its weights in float16."""
     header = {"model": json.dumps(model.settings), "features": json.dumps(dataclasses.asdict(features))}
-    weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in model.state_dict().items()}
     utils.write_file(path, safetensors.torch.save(weights, header))
 
 

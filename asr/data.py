@@ -118,7 +118,9 @@ class Corpus:
         parts = {name: getattr(self, name) for name in PARTS}
         hours = {name: round(int(part.frame_counts().sum()) * self.hop_ms / 3.6e6, 4) for name, part in parts.items()}
         sizes = {name: len(part) for name, part in parts.items()}
-        return {"name": self.name, "source": self.source, "sizes": sizes, "hours": hours, "split": self.split}
+        longest = {name: float(part.frame_counts().max()) * self.hop_ms / 1000 for name, part in parts.items()}
+        described = {"sizes": sizes, "hours": hours, "longest": longest}  # the longest clip in seconds
+        return {"name": self.name, "source": self.source, **described, "split": self.split}
 
 
 # --- a corpus on disk --------------------------------------------------------------------------------

@@ -321,6 +321,7 @@ def run(config: Config) -> dict:
     corpus = load_corpus(config.data, config.features)
     model, history = train(config, corpus)
     trained = len(corpus.train) if config.clips is None else min(config.clips, len(corpus.train))
+    model.half().float()  # as the checkpoint holds it: what is scored is what is saved
     if utils.is_main_process():
         save_model(config.file(".safetensors"), model, config.features)
     return {

@@ -328,6 +328,7 @@ def test_a_corpus_from_start_to_end(corpus_dir, capsys):
     assert (found["name"], found["source"]) == ("spoken", "real")
     for part, expected in {"train": seconds[:9], "validation": seconds[9:10], "test": seconds[10:]}.items():
         assert found["hours"][part] == pytest.approx(sum(expected) / 3600, abs=1e-4)
+        assert found["longest"][part] == pytest.approx(max(expected), abs=0.02)  # a frame
     json.dumps(found)
 
 

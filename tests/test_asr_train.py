@@ -263,17 +263,35 @@ def test_training_leaves_a_result_and_a_checkpoint(decoder, trained, corpus_dir)
     model, features = load_model(trained / "q3" / f"spoken-{decoder}-seed0.safetensors")
     corpus = load_corpus(corpus_dir, features)
     again = train.evaluate_part(model, corpus.test)
-    assert again["loss"] == pytest.approx(test["loss"], rel=1e-4)
+    assert again["loss"] == pytest.approx(test["loss"], rel=1e-4)  # what was scored is what was saved
     assert [t["heard"] for t in again["transcripts"]] == [t["heard"] for t in test["transcripts"]]
 
 
-def test_both_decoders_share_the_plots(trained, tmp_path, capsys):
+def test_both_decoders_share_the_plots(trained, tmp_path):
     sources = [trained / "q3" / f"spoken-{decoder}-seed0.json" for decoder in ("lstm", "transformer")]
     assert q3_plots.main([*map(str, sources), "--out", str(tmp_path)]) == 0
     subject = " ".join(f"sha256:{hashlib.sha256(source.read_bytes()).hexdigest()}" for source in sources)
     for name in ("loss", "scores", "length", "attention"):
-        assert Image.open(tmp_path / "q3" / f"spoken-seed0-{name}.png").text["Subject"] == subject
-        assert (tmp_path / "q3" / f"spoken-seed0-{name}.pdf").exists()
+        assert Image.open(tmp_path / "q3" / f"spoken-{name}.png").text["Subject"] == subject
+        assert (tmp_path / "q3" / f"spoken-{name}.pdf").exists()
+    assert not (tmp_path / "q3" / "spoken-joined.pdf").exists()
+
+
+def test_seeds_and_joined_clips_share_the_plots_of_their_experiment(trained, tmp_path):
+    first = json.loads((trained / "q3" / "spoken-lstm-seed0.json").read_text())
+    second = first | {"run": "spoken-lstm-seed1"}
+    joined = {"run": "spoken-lstm-seed0-on-spoken-test-join2", "config": first["config"] | {"join": 2}}
+    joined = {key: value for key, value in first.items() if key != "history"} | joined
+    alone = joined | {"run": "other-lstm-seed0-on-spoken-test-join2"}  # of a run that is not among the files
+    for result in (first, second, joined, alone):
+        (tmp_path / f"{result['run']}.json").write_text(json.dumps(result))
+    assert q3_plots.main([*map(str, tmp_path.glob("*.json")), "--out", str(tmp_path)]) == 0
+    names = {path.stem for path in (tmp_path / "q3").glob("*.png")}
+    assert names == {f"spoken-{name}" for name in ("loss", "scores", "length", "attention", "joined")}
+    count = lambda name: Image.open(tmp_path / "q3" / f"spoken-{name}.png").text["Subject"].count("sha256")  # noqa: E731
+    assert (count("length"), count("joined")) == (2, 3)
+    lengths, errors = q3_plots.lengths_and_errors([first, second])
+    assert len(lengths) == len(errors) == 2 * len(first["metrics"]["test"]["frames"])
 
 
 def test_plots_of_other_results_are_refused_in_one_line(capsys):
@@ -456,5 +474,5 @@ def test_log_mel_of_what_transcribe_hears_is_what_training_saw(corpus_dir):
 
 def test_save_model_is_small_enough_to_ship(tmp_path):
     model = SpeechRecognizer("transformer")
-    save_model(tmp_path / "m.safetensors", model, Features(), torch.float16)
+    save_model(tmp_path / "m.safetensors", model, Features())
     assert (tmp_path / "m.safetensors").stat().st_size < 6e6
