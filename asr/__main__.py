@@ -9,6 +9,7 @@ from pathlib import Path
 
 import utils
 
+SHIPPED = utils.ROOT / "checkpoints" / "ljspeech-345-tuned-transformer-seed0.safetensors"
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
 
 
@@ -44,7 +45,8 @@ def add_training_flags(parser: utils.ArgumentParser) -> None:
 
 
 def add_search_flags(parser: utils.ArgumentParser) -> None:
-    parser.add_flag("checkpoint", required=True, metavar="FILE", help="a .safetensors file that a training run wrote")
+    text = f"a .safetensors file that a training run wrote ({SHIPPED.relative_to(utils.ROOT)}, trained on LJ Speech)"
+    parser.add_flag("checkpoint", default=str(SHIPPED), metavar="FILE", help=text)
     parser.add_flag("beam", type=int, default=1, help="width of the beam; 1 is greedy search (1)")
 
 
@@ -107,7 +109,8 @@ def run_evaluate(args: dict) -> None:
     result = {
         "question": "q3",
         "run": f"{Path(args['checkpoint']).stem}-on-{Path(args['data']).name}-{args['part']}{suffix}",
-        "config": {key: value for key, value in args.items() if key != "out"}
+        "config": {name: args[name] for name in ("part", "beam", "join")}
+        | {"checkpoint": Path(args["checkpoint"]).name, "corpus": corpus.name}
         | {"decoder": model.settings["decoder"], "hop_ms": features.hop_ms},
         "seeds": [],
         "data": corpus.describe(),
