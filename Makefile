@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 SEEDS ?= 0 1 2
 SPEECH_RUNS = $(wildcard runs/q3/LJSpeech-1.1-*-seed?.json)
 
-.PHONY: help demo test test-rest test-all lint format homework publish benchmark readme submission clean
+.PHONY: help demo test test-rest test-all lint format homework publish notebook benchmark readme submission clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,7 +58,7 @@ homework: .venv/installed ## everything on the original data: downloads it (2.7 
 	$(RUN) hw2-q2.py --dataset synthetic-oct --sweep --seeds 0 1 2 --resume
 	$(RUN) -m asr train --decoder lstm --resume
 	$(RUN) -m asr train --decoder transformer --resume
-	$(MAKE) publish
+	$(MAKE) publish notebook
 
 publish: .venv/installed ## take the comparisons in runs/ over into results/, plots/ and README.md
 	mkdir -p results/q1 results/q2 results/q3
@@ -70,6 +70,9 @@ publish: .venv/installed ## take the comparisons in runs/ over into results/, pl
 	$(RUN) q3_plots.py results/q3/*.json --out plots
 	$(RUN) -c "from synthetic_data import plot_contact_sheet; plot_contact_sheet('plots/q2/synthetic-oct-examples')"
 	$(RUN) readme_table.py
+
+notebook: .venv/installed-dev ## run hw2-q3.ipynb from top to bottom, and keep its outputs
+	.venv/bin/jupyter execute --inplace --NotebookClient.record_timing=False hw2-q3.ipynb
 
 benchmark: .venv/installed-benchmark ## speed against peers and the course's way: an hour, idle machine
 	$(RUN) benchmarks/q1_attention.py --out results
