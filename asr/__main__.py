@@ -9,7 +9,7 @@ from pathlib import Path
 
 import utils
 
-SHIPPED = utils.ROOT / "checkpoints" / "ljspeech-345-tuned-transformer-seed0.safetensors"
+SHIPPED = utils.ROOT / "checkpoints" / "ljspeech-345-tuned-transformer.safetensors"
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
 
 

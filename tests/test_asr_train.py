@@ -21,6 +21,7 @@ from asr.__main__ import main
 from asr.audio import Features, log_mel
 from asr.checkpoint import load_model, save_model
 from asr.data import load_corpus
+from asr.metrics import score
 from asr.model import SpeechRecognizer
 from asr.text import EMPTY, START, STOP, UNKNOWN, VOCABULARY
 from asr.transcribe import cut_at_pauses, transcribe
@@ -472,7 +473,37 @@ def test_log_mel_of_what_transcribe_hears_is_what_training_saw(corpus_dir):
     np.testing.assert_allclose(np.asarray(corpus.train.features(0), np.float32), features.numpy(), atol=5e-3)
 
 
-def test_save_model_is_small_enough_to_ship(tmp_path):
-    model = SpeechRecognizer("transformer")
-    save_model(tmp_path / "m.safetensors", model, Features())
-    assert (tmp_path / "m.safetensors").stat().st_size < 6e6
+# --- the shipped checkpoints -------------------------------------------------------------------------
+
+SHIPPED = {name: utils.ROOT / "checkpoints" / f"ljspeech-345-tuned-{name}.safetensors" for name in q3_plots.NAMES}
+
+
+def test_without_a_checkpoint_the_shipped_one_transcribes(tmp_path, capsys):
+    (tmp_path / "texts.csv").write_text("a|x|he opened the door of the old house, and went away.\n")
+    clip = write_corpus(tmp_path / "spoken", texts=tmp_path / "texts.csv", workers=1) / "wavs" / "a.wav"
+    capsys.readouterr()
+    assert main(["transcribe", str(clip)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert score(["he opened the door of the old house, and went away."], [line.split(": ")[1]])["cer"]["mean"] < 0.5
+
+
+@pytest.mark.parametrize("decoder", SHIPPED)
+def test_shipped_checkpoints_are_small(decoder):
+    assert SHIPPED[decoder].stat().st_size < 6e6
+    assert load_model(SHIPPED[decoder])[0].settings["decoder"] == decoder
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("decoder", SHIPPED)
+def test_shipped_checkpoints_score_as_reported(decoder):
+    """Of the seeds that were tuned, the one with the lowest validation loss."""
+    corpus_dir = utils.ROOT.parent / "shared" / "data" / "LJSpeech-1.1"
+    if not corpus_dir.exists():
+        pytest.skip("needs the recorded clips in ../shared/data")
+    paths = (utils.ROOT / "results" / "q3").glob(f"ljspeech-345-tuned-{decoder}-seed?.json")
+    seeds = [json.loads(path.read_text())["metrics"] for path in paths]
+    reported = min(seeds, key=lambda metrics: metrics["validation"]["loss"])["test"]
+    model, features = load_model(SHIPPED[decoder])
+    found = train.evaluate_part(model, load_corpus(corpus_dir, features).test)
+    assert found["loss"] == pytest.approx(reported["loss"], rel=1e-3)
+    assert found["cer"]["mean"] == pytest.approx(reported["cer"]["mean"], abs=0.01)  # a near tie may fall otherwise
