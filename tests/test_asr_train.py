@@ -19,7 +19,7 @@ import utils
 from asr import train
 from asr.__main__ import main
 from asr.audio import Features, log_mel
-from asr.checkpoint import load_model, save_model
+from asr.checkpoint import load_model
 from asr.data import load_corpus
 from asr.metrics import score
 from asr.model import SpeechRecognizer
