@@ -108,6 +108,11 @@ Q3_RECORDED = (  # all scored on the same 65 recorded clips
         "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-beam8",
         f"{EVALUATE}ljspeech-345-tuned-{{decoder}}-seed0.safetensors --data data/ljspeech-345 --beam 8",
     ),
+    SpeechRun(
+        "the same, heard by the encoder's CTC head alone",
+        "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-ctc",
+        f"{EVALUATE}ljspeech-345-tuned-{{decoder}}-seed0.safetensors --data data/ljspeech-345 --ctc",
+    ),
 )
 
 Q1_LENGTH, Q1_LONGEST = "16384", 65536
@@ -299,7 +304,9 @@ def minutes(found: list[tuple[Path, dict]]) -> str:
 
 def score(found: list[tuple[Path, dict]], name: str) -> str:
     """A score of the test part: mean and deviation over seeds, or one seed's with a bootstrap's interval over clips."""
-    metrics = [result["metrics"]["test"][name] for _, result in found]
+    metrics = [result["metrics"]["test"].get(name) for _, result in found]
+    if None in metrics:
+        return ""  # no loss without the decoder
     scale, digits = (100, 1) if name in ("wer", "cer") else (1, 3)
     values = metrics if name == "loss" else [metric["mean"] for metric in metrics]
     doubt = " not converged" if name == "cer" and min(values) > NOT_CONVERGED else ""

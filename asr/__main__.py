@@ -59,6 +59,7 @@ def build_parser() -> utils.ArgumentParser:
     add_search_flags(evaluate)
     evaluate.add_flag("data", default="data/LJSpeech-1.1", metavar="DIR", help="a corpus in LJ Speech's layout")
     evaluate.add_flag("part", default="test", choices=("train", "validation", "test"), help="part of it (test)")
+    evaluate.add_flag("ctc", action="store_true", help="listen with the encoder's CTC head alone, without the decoder")
     text = "score JOIN neighbouring clips after one another as one: longer than any in training (1)"
     evaluate.add_flag("join", type=int, default=1, help=text)
     evaluate.add_flag("out", default="runs", help="folder for the result file (runs)")
@@ -95,21 +96,23 @@ def run_evaluate(args: dict) -> None:
     from asr import train
     from asr.checkpoint import load_model
     from asr.data import load_corpus
-    from asr.generate import beam_search, greedy
+    from asr.generate import beam_search, ctc_greedy, greedy
 
     model, features = load_model(args["checkpoint"])
     corpus = load_corpus(args["data"], features)
     part = getattr(corpus, args["part"]).joined(args["join"])
-    search = greedy if args["beam"] == 1 else partial(beam_search, width=args["beam"])
-    if args["join"] == 1:
-        metrics = train.evaluate_part(model, part, search)
-    else:  # no loss: the Transformer has no positions for texts so long
-        metrics = train.score_part(model, part, partial(search, limit=model.decoder.longest(args["join"])))
-    suffix = "".join(f"-{name}{args[name]}" for name in ("beam", "join") if args[name] > 1)
+    limit = model.decoder.longest(args["join"])
+    search = (
+        partial(greedy, limit=limit) if args["beam"] == 1 else partial(beam_search, width=args["beam"], limit=limit)
+    )
+    metrics = train.score_part(model, part, ctc_greedy if args["ctc"] else search)
+    if args["join"] == 1 and not args["ctc"]:  # the Transformer has no positions for the loss of longer texts
+        metrics["loss"] = train.mean_loss(model, part)
+    suffix = "-ctc" * args["ctc"] + "".join(f"-{name}{args[name]}" for name in ("beam", "join") if args[name] > 1)
     result = {
         "question": "q3",
         "run": f"{Path(args['checkpoint']).stem}-on-{Path(args['data']).name}-{args['part']}{suffix}",
-        "config": {name: args[name] for name in ("part", "beam", "join")}
+        "config": {name: args[name] for name in ("part", "beam", "join", "ctc")}
         | {"checkpoint": Path(args["checkpoint"]).name, "corpus": corpus.name}
         | {"decoder": model.settings["decoder"], "hop_ms": features.hop_ms},
         "seeds": [],

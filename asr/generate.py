@@ -5,6 +5,8 @@ Letters: B batch, T frames, F mel bins, N tokens, V vocabulary, W width of the b
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,17 @@ def greedy(model: SpeechRecognizer, features: Tensor, lengths: Tensor, limit: in
                 break
         sentences[running.cpu(), step] = token[:, 0].cpu()
     return [[token for token in sentence if token != EMPTY] for sentence in sentences.tolist()]
+
+
+@torch.no_grad()
+def ctc_greedy(model: SpeechRecognizer, features: Tensor, lengths: Tensor) -> list[list[int]]:
+    """What the encoder alone hears: the most probable token of CTC at each position, repetitions and blanks dropped.
+
+    Features (B, T, F), lengths (B,) -> for each clip its tokens (Graves et al. 2006, best path).
+    """
+    tokens = model.ctc_head(model.encoder(features, lengths).encoded).argmax(-1).tolist()  # (B, S)
+    paths = [clip[: (length + 1) // 2] for clip, length in zip(tokens, lengths.tolist(), strict=True)]
+    return [[token for token, _ in itertools.groupby(path) if token != EMPTY] for path in paths]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 
 from asr.audio import Features
 from asr.checkpoint import load_model, save_model
-from asr.generate import beam_search, greedy
+from asr.generate import beam_search, ctc_greedy, greedy
 from asr.model import (
     DECODERS,
     Encoder,
@@ -292,6 +292,25 @@ def test_a_wide_beam_finds_what_trying_all_sentences_finds(small_model):
     best = max(candidates, key=candidates.get)
     (found,) = beam_search(small_model, features, lengths, width=100, limit=4)
     assert candidates[tuple(found)] == pytest.approx(candidates[best])
+
+
+class Says(torch.nn.Module):
+    """A head whose most probable tokens are given."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.logits = torch.nn.functional.one_hot(tokens, len(VOCABULARY)).float()
+
+    def forward(self, _):
+        return self.logits
+
+
+def test_ctc_reads_the_best_path_of_each_clip(small_model):
+    a, b = 9, 10
+    best = torch.tensor([[a, a, EMPTY, a, b, b, EMPTY, EMPTY], [EMPTY, b, a, a, EMPTY, b, a, b]])  # (B, S)
+    small_model.ctc_head = Says(best)
+    features, lengths = torch.zeros(2, 16, 8), torch.tensor([16, 9])  # 8 and 5 positions
+    assert ctc_greedy(small_model, features, lengths) == [[a, a, b], [b, a]]
 
 
 # --- checkpoints -------------------------------------------------------------------------------------
