@@ -326,6 +326,10 @@ def test_evaluate_gives_what_training_reported(trained, corpus_dir, capsys):
     joined = json.loads((trained / "q3" / "spoken-lstm-seed0-on-spoken-test-join3.json").read_text())["metrics"]["test"]
     assert len(joined["frames"]) == len(expected["frames"]) // 3
     assert joined["frames"][0] == sum(expected["frames"][:3])
+    assert main(["evaluate", *flags, "--out", str(trained), "--ctc"]) == 0
+    ctc = json.loads((trained / "q3" / "spoken-lstm-seed0-on-spoken-test-ctc.json").read_text())["metrics"]["test"]
+    assert "loss" not in ctc
+    assert ctc["cer"]["values"] != expected["cer"]["values"]
     assert main(["evaluate", *flags, "--join", "99"]) == 2
 
 
