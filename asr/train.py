@@ -24,6 +24,7 @@ from asr.data import Corpus, Part, SpeechBatches, batches_in_order, load_corpus
 from asr.generate import greedy
 from asr.metrics import score
 from asr.model import SpeechRecognizer, padding_mask
+from asr.optimizer import Muon
 from asr.text import EMPTY, UNKNOWN, VOCABULARY, decode
 
 VALIDATION_CLIPS = 64  # that each epoch is scored on
@@ -39,7 +40,7 @@ class Config:
     data: str = "data/LJSpeech-1.1"
     epochs: int = 15
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-3
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip_norm: float = 1.0
@@ -292,9 +293,8 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
     model = initial_model(config)
     part = corpus.train if config.clips is None else corpus.train.first(config.clips)
     batches = SpeechBatches(part, config.batch_size, config.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    optimizer = Muon(model, config.learning_rate, config.weight_decay, dtype)
     history = utils.fit(
         model,
         batches,
