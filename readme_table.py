@@ -61,12 +61,12 @@ Q3_RUNS = (
     SpeechRun(
         "its texts but LJ001 and LJ002, many voices (synthetic)",
         "voices-{decoder}-seed0",
-        f"{TRAIN} --data data/voices --epochs 14",
+        f"{TRAIN} --data data/voices --epochs 12",
     ),
     SpeechRun(
-        "its texts, espeak-ng (synthetic), after many voices",
+        "its texts, espeak-ng (synthetic)",
         "revoiced-{decoder}-seed0",
-        f"{TRAIN} --data data/revoiced --init runs/q3/voices-{{decoder}}-seed0.safetensors --epochs 6",
+        f"{TRAIN} --data data/revoiced",
     ),
     SpeechRun(
         "its texts, espeak-ng (synthetic), 2,000 clips",

@@ -287,14 +287,18 @@ def initial_model(config: Config) -> SpeechRecognizer:
     return model
 
 
+def build_optimizer(config: Config, model: SpeechRecognizer) -> Muon:
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return Muon(model, config.learning_rate, config.weight_decay, dtype)
+
+
 def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]:
     """A trained model, the epoch with the lowest validation loss, and the history."""
     utils.configure_seed(config.seed)
     model = initial_model(config)
     part = corpus.train if config.clips is None else corpus.train.first(config.clips)
     batches = SpeechBatches(part, config.batch_size, config.seed)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    optimizer = Muon(model, config.learning_rate, config.weight_decay, dtype)
+    optimizer = build_optimizer(config, model)
     history = utils.fit(
         model,
         batches,

@@ -35,7 +35,7 @@ from asr.generate import greedy
 from asr.model import SpeechRecognizer
 from asr.text import EMPTY, START, STOP
 from asr.train import Config as TrainConfig
-from asr.train import training_loss
+from asr.train import build_optimizer, training_loss
 
 warnings.filterwarnings("ignore", "At least one mel filterbank")  # so it is with the course's settings
 
@@ -146,10 +146,17 @@ def compare(what: str, clips: int, course, ours, repetitions: int) -> dict:
     return {"what": what, **entry}
 
 
-def new_model(config: Config, decoder: str, mel_bins: int = 80):
+def new_model(config: Config, decoder: str, mel_bins: int = 80) -> SpeechRecognizer:
     utils.configure_seed(0)
-    model = SpeechRecognizer(decoder, mel_bins=mel_bins, num_blocks=config.num_blocks)
+    return SpeechRecognizer(decoder, mel_bins=mel_bins, num_blocks=config.num_blocks)
+
+
+def with_adamw(model: SpeechRecognizer):
     return model, torch.optim.AdamW(model.parameters(), 1e-3)
+
+
+def with_ours(model: SpeechRecognizer):
+    return model, build_optimizer(TrainConfig(device="cpu"), model)
 
 
 def never_stopping(model: SpeechRecognizer) -> SpeechRecognizer:
@@ -173,7 +180,7 @@ def transcription(config: Config, part: Part, folder: Path) -> dict:
     """Seconds of `python -m asr transcribe` on 10 s of speech, beyond those of importing PyTorch, in turn."""
     samples = np.concatenate([read_audio(path) for path in part.paths[:10]])[: 10 * SAMPLE_RATE]
     soundfile.write(folder / "speech.wav", samples, SAMPLE_RATE)
-    model, _ = new_model(config, "transformer")
+    model = new_model(config, "transformer")
     settings = TrainConfig(hop_ms=config.hop_ms)
     save_model(folder / "model.safetensors", never_stopping(model), settings.features)
     imports = [sys.executable, "-c", "import torch, torchaudio"]
@@ -209,7 +216,7 @@ def run(config: Config) -> dict:
             )
         }
         for decoder in ("lstm", "transformer"):
-            course, ours = new_model(config, decoder), new_model(config, decoder)
+            course, ours = with_adamw(new_model(config, decoder)), with_ours(new_model(config, decoder))
             metrics[f"training_{decoder}"] = compare(
                 f"training, {decoder} decoder",
                 len(part),
@@ -217,7 +224,7 @@ def run(config: Config) -> dict:
                 lambda ours=ours: our_training(config, *ours, part),
                 config.repetitions,
             )
-            model = never_stopping(new_model(config, decoder)[0])
+            model = never_stopping(new_model(config, decoder))
             metrics[f"generation_{decoder}"] = compare(
                 f"greedy generation of {COURSE_TOKENS - 1} tokens, {decoder} decoder",
                 len(part),

@@ -57,10 +57,10 @@ def test_the_courses_generation_writes_what_ours_writes(part, decoder):
     assert written == [[token for token in sentence if token != EMPTY] for sentence in expected]
 
 
-@pytest.mark.parametrize("side", ["course_training", "our_training"])
-def test_both_sides_train(part, side):
+@pytest.mark.parametrize(("side", "prepare"), [("course_training", "with_adamw"), ("our_training", "with_ours")])
+def test_both_sides_train(part, side, prepare):
     config = benchmark.Config(batch_size=4)
-    model, optimizer = benchmark.new_model(benchmark.Config(num_blocks=1), "lstm")
+    model, optimizer = getattr(benchmark, prepare)(benchmark.new_model(benchmark.Config(num_blocks=1), "lstm"))
     before = [parameter.clone() for parameter in model.parameters()]
     getattr(benchmark, side)(config, model, optimizer, part.first(4))
     trained = [name for (name, now), then in zip(model.named_parameters(), before, strict=True) if not now.equal(then)]
