@@ -927,6 +927,19 @@ def test_flops_are_those_of_the_formula():
     assert count(4096, causal=True, backward=False).flops == chunks
 
 
+@pytest.mark.equation("eq:crossover")
+@pytest.mark.parametrize("dim", [4, 8, 16])
+@pytest.mark.parametrize("value_dim", [4, 8])
+def test_crossover_is_where_fewer_operations_are_counted(dim, value_dim):
+    crossover = 2 * len(monomials(dim, 3)) * (value_dim + 1) / (dim + value_dim)
+    for length in (math.floor(crossover), math.floor(crossover) + 1):
+        query, key, value = draw(0, length, length, dim, value_dim, leading=())
+        with Counter() as softmax:
+            softmax_attention(query, key, value)
+        linear = count(length, causal=False, backward=False, heads=1, dim=dim, value_dim=value_dim)
+        assert (linear.flops < softmax.flops) == (length > crossover)
+
+
 @pytest.mark.equation("eq:cost-linear")
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
