@@ -46,12 +46,11 @@ class SpeechRun:
     command: str
     seeds: tuple[int, ...] = (0,)
 
-    def filled(self, pattern: str, decoder: str, seed: int) -> str:
-        return pattern.format(decoder=decoder, seed=seed)
-
     def results(self, root: Path, decoder: str) -> list[tuple[Path, dict]]:
         """The files of the seeds that were run, with what they hold."""
-        paths = [root / "results" / "q3" / f"{self.filled(self.name, decoder, seed)}.json" for seed in self.seeds]
+        paths = [
+            root / "results" / "q3" / f"{self.name.format(decoder=decoder, seed=seed)}.json" for seed in self.seeds
+        ]
         return [(path, json.loads(path.read_text())) for path in paths if path.exists()]
 
 
@@ -172,7 +171,7 @@ def question_3_overview(root: Path) -> list[str]:
         data = f"LJ Speech's first 345 clips (real), trained {run.data}" if run in Q3_RECORDED else run.data
         for decoder in q3_plots.NAMES:
             found = run.results(root, decoder)
-            cells = ["3", data, "[`asr/`](asr)", f"`{run.filled(run.command, decoder, run.seeds[0])}`"]
+            cells = ["3", data, "[`asr/`](asr)", f"`{run.command.format(decoder=decoder, seed=run.seeds[0])}`"]
             if found:
                 path, result = found[0]
                 cells += [minutes(found), f"[CER {score(found, 'cer')} %]({path.relative_to(root)})"]

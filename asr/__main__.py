@@ -45,7 +45,7 @@ def add_training_flags(parser: utils.ArgumentParser) -> None:
 
 
 def add_search_flags(parser: utils.ArgumentParser) -> None:
-    text = f"a .safetensors file that a training run wrote ({SHIPPED.relative_to(utils.ROOT)}, trained on LJ Speech)"
+    text = f"a .safetensors file that a training run wrote ({SHIPPED.relative_to(utils.ROOT)}, tuned on LJ Speech)"
     parser.add_flag("checkpoint", default=str(SHIPPED), metavar="FILE", help=text)
     parser.add_flag("beam", type=int, default=1, help="width of the beam; 1 is greedy search (1)")
 
@@ -102,10 +102,13 @@ def run_evaluate(args: dict) -> None:
     corpus = load_corpus(args["data"], features)
     part = getattr(corpus, args["part"]).joined(args["join"])
     limit = model.decoder.longest(args["join"])
-    search = (
-        partial(greedy, limit=limit) if args["beam"] == 1 else partial(beam_search, width=args["beam"], limit=limit)
-    )
-    metrics = train.score_part(model, part, ctc_greedy if args["ctc"] else search)
+    if args["ctc"]:
+        search = ctc_greedy
+    elif args["beam"] == 1:
+        search = partial(greedy, limit=limit)
+    else:
+        search = partial(beam_search, width=args["beam"], limit=limit)
+    metrics = train.score_part(model, part, search)
     if args["join"] == 1 and not args["ctc"]:  # the Transformer has no positions for the loss of longer texts
         metrics["loss"] = train.mean_loss(model, part)
     suffix = "-ctc" * args["ctc"] + "".join(f"-{name}{args[name]}" for name in ("beam", "join") if args[name] > 1)
