@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 SEEDS ?= 0 1 2
-SPEECH_RUNS = $(wildcard runs/q3/LJSpeech-1.1-*-seed?.json)
+SPEECH_RUNS = $(foreach corpus,LJSpeech-1.1 revoiced voices ljspeech-345,$(wildcard runs/q3/$(corpus)-*.json))
 
 .PHONY: help demo test test-rest test-all lint format homework publish notebook benchmark readme submission clean
 
@@ -56,6 +56,7 @@ homework: .venv/installed ## everything on the original data: downloads it (2.7 
 	$(RUN) hw2-q2.py --dataset pneumoniamnist --sweep --seeds 0 1 2 3 4 --resume
 	$(RUN) hw2-q2.py --dataset pneumoniamnist --recipe strong --seeds 0 1 2 3 4 --resume
 	$(RUN) hw2-q2.py --dataset synthetic-oct --sweep --seeds 0 1 2 --resume
+	for data in octmnist pneumoniamnist synthetic-oct; do $(RUN) q2_shift.py --dataset $$data || exit; done
 	$(RUN) -m asr train --decoder lstm --resume
 	$(RUN) -m asr train --decoder transformer --resume
 	$(MAKE) publish notebook
@@ -64,8 +65,8 @@ publish: .venv/installed ## take the comparisons in runs/ over into results/, pl
 	mkdir -p results/q1 results/q2 results/q3
 	cp runs/q1/demo.json results/q1/
 	$(RUN) q1_plots.py results/q1/*.json --out plots
-	cp $(wildcard runs/q2/*-sweep.json runs/q2/*-strong-adam-lr0.003.json) results/q2/
-	$(RUN) q2_plots.py results/q2/*-sweep.json results/q2/*-strong-*.json --out plots
+	cp $(wildcard runs/q2/*-sweep.json runs/q2/*-shift.json runs/q2/*-strong-adam-lr0.003.json) results/q2/
+	$(RUN) q2_plots.py results/q2/*-sweep.json results/q2/*-shift.json results/q2/*-strong-*.json --out plots
 	$(if $(SPEECH_RUNS),cp $(SPEECH_RUNS) results/q3/)
 	$(RUN) q3_plots.py results/q3/*.json --out plots
 	$(RUN) -c "from synthetic_data import plot_contact_sheet; plot_contact_sheet('plots/q2/synthetic-oct-examples')"

@@ -22,6 +22,8 @@ def draw(result_path: Path, out: str | Path, data_root: str | Path = "data") -> 
     The panel of mistakes also needs the images themselves: without the data file it is left out, with a note.
     """
     result = json.loads(Path(result_path).read_text())
+    if "shifts" in result["config"]:
+        return utils.save_figure(plot_shift(result), Path(out) / "q2" / result["run"], result_path)
     tested = {name: model for name, model in result["models"].items() if "test" in model["metrics"]}
     plots = {"curves": plot_curves(result)}
     if len(tested) > 1:
@@ -43,7 +45,7 @@ def draw(result_path: Path, out: str | Path, data_root: str | Path = "data") -> 
 
 def data_title(result: dict) -> str:
     synthetic = ", synthetic" if result["data"]["source"] == "synthetic" else ""
-    course = ", course's test split" if result["config"]["course_test_split"] else ""
+    course = ", course's test split" if result["config"].get("course_test_split") else ""
     return f"{result['data']['name']}{synthetic}{course}"
 
 
@@ -177,10 +179,28 @@ def plot_mistakes(result: dict, tested: dict, data_root: str | Path) -> Figure:
     return figure
 
 
+@utils.plot_style()
+def plot_shift(result: dict) -> Figure:
+    """What a shift of the image does to predictions and features, by its size (see q2_shift.py)."""
+    figure = Figure(figsize=(6.6, 2.4))
+    panels = figure.subplots(1, 2)
+    for model in result["models"].values():
+        for axes, name, scale in zip(panels, ("changed_predictions", "moved_features"), (100, 1), strict=True):
+            mean, std = (scale * np.array([answer[key] for answer in model[name]]) for key in ("mean", "std"))
+            axes.errorbar(result["config"]["shifts"], mean, std, label=label(model), marker="o", ms=3, capsize=2)
+    for axes, text in zip(panels, ("predictions that change (%)", "features: distance / length"), strict=True):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="shift (pixels)", ylabel=text, ylim=(0, None))
+    panels[1].legend(loc="lower right")
+    seeds = len(result["seeds"])
+    figure.suptitle(f"{data_title(result)}: validation images, {seeds} seed(s) ± one deviation", fontsize=9)
+    return figure
+
+
 @utils.command_line
 def main(argv: list[str] | None = None) -> None:
     parser = utils.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path, help="result files of hw2-q2.py")
+    parser.add_argument("results", nargs="+", type=Path, help="result files of hw2-q2.py and q2_shift.py")
     parser.add_flag("out", default="runs/plots", help="folder for the plots (runs/plots)")
     parser.add_flag("data_root", default="data", help="folder of the data files, for the panel of mistakes (data)")
     args = parser.parse_args(argv)

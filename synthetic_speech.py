@@ -159,7 +159,7 @@ def grammar_rows(count: int, seed: int) -> list[Row]:
         generator = np.random.default_rng([seed, index, 0])
         text = ""
         while not 4 <= len(text.split()) <= 20 or len(text) > LONGEST:
-            text = expand("sentence", generator)
+            text = re.sub(r"\ba (?=[aeiou])", "an ", expand("sentence", generator))
         rows.append(Row(f"SYN-{index + 1:05d}", text, text))
     return rows
 

@@ -141,6 +141,10 @@ def main(argv: list[str] | None = None) -> None:
     args = vars(build_parser().parse_args(argv))
     if args.get("beam", 1) < 1:
         raise ValueError(f"--beam is {args['beam']}, but must be at least 1")
+    if args.get("ctc") and args["beam"] > 1:
+        raise ValueError(
+            "--beam searches for the decoder's sentence, and --ctc does without the decoder: leave one out"
+        )
     {"train": run_train, "evaluate": run_evaluate, "transcribe": run_transcribe}[args.pop("command")](args)
 
 

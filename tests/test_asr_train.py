@@ -377,6 +377,7 @@ def test_a_checkpoint_of_other_settings_is_refused_in_one_line(corpus_dir, train
         (["evaluate", "--checkpoint", "none.safetensors"], "none.safetensors"),
         (["transcribe", "a.wav", "--checkpoint", "none.safetensors"], "none.safetensors"),
         (["transcribe", "a.wav", "--checkpoint", "none.safetensors", "--beam", "0"], "--beam"),
+        (["evaluate", "--checkpoint", "none.safetensors", "--ctc", "--beam", "8"], "--ctc"),
         (["sing"], "sing"),
     ],
 )

@@ -350,6 +350,7 @@ def test_grammar_is_varied_and_within_its_alphabet():
         assert re.fullmatch(r"[a-z]+([ -]|, )([a-z]+([ -]|, ))*[a-z]+[.?]", text)
         assert 4 <= len(text.split()) <= 20
         assert len(text) <= 187
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text)
     words = [len(text.split()) for text in texts]
     assert min(words) <= 5
     assert max(words) >= 18

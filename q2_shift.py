@@ -1,0 +1,112 @@
+"""What the two networks of Question 2 make of a shifted image: `python q2_shift.py`, after `python hw2-q2.py --sweep`.
+
+The sweep's tested networks see the validation images, and the same moved by a few pixels: how many predictions change,
+how far do the features move, and how far does a feature see?
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import utils
+from image_data import load_images
+
+SHIFTS = (1, 2, 3, 4)  # pixels
+DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))
+q2 = importlib.import_module("hw2-q2")
+
+
+def shifted(images: Tensor, down: int, right: int) -> Tensor:
+    """Images (N, C, H, W) moved by so many pixels; what comes in repeats the border, since black would be an edge."""
+    height, width = images.shape[2:]
+    margin = max(abs(down), abs(right))
+    padded = F.pad(images, [margin] * 4, mode="replicate")
+    return padded[..., margin - down : margin - down + height, margin - right : margin - right + width]
+
+
+@torch.no_grad()
+def response(model: nn.Module, images: Tensor, shift: int) -> dict[str, float]:
+    """Means over images and directions, each in [0, 1] or not far beyond.
+
+    `changed_predictions`: the share of predictions that another class replaces. `moved_features`: the distance between
+    the features (B, 576) of the image and of its copy, over the length of the former.
+    """
+    features, classes = model.features(images), model(images).argmax(-1)
+    copies = [shifted(images, shift * down, shift * right) for down, right in DIRECTIONS]
+    changed = [(model(moved).argmax(-1) != classes).double().mean() for moved in copies]
+    distances = [((model.features(moved) - features).norm(dim=1) / features.norm(dim=1)).mean() for moved in copies]
+    return {
+        "changed_predictions": sum(changed).item() / len(copies),
+        "moved_features": sum(distances).item() / len(copies),
+    }
+
+
+@torch.no_grad()
+def receptive_field(model: nn.Module) -> int:
+    """Width in pixels of what a feature depends on: with all weights 1, those that light it when they shine alone."""
+    probe = copy.deepcopy(model)
+    for parameter in probe.parameters():
+        parameter.fill_(1)
+    channels, height, width = model.image_shape
+    pixels = torch.eye(height * width).view(-1, 1, height, width).expand(-1, channels, -1, -1)
+    maps = probe.features(pixels).unflatten(1, (model.conv2.out_channels, -1))  # (H*W, 16, 6*6)
+    middle = maps[:, 0, maps.shape[2] // 2 + 3]  # of the fourth row, the fourth
+    seen = (middle > middle.min()).view(height, width).any(0).nonzero()
+    return int(seen.max() - seen.min() + 1)
+
+
+def run(dataset: str, data_root: str, out: str) -> dict:
+    """The result, from OUT/q2/<dataset>-sweep.json and its networks. Raises FileNotFoundError without them."""
+    path = Path(out) / "q2" / f"{dataset}-sweep.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no sweep at {path}: run python hw2-q2.py --dataset {dataset} --sweep")
+    sweep = json.loads(path.read_text())
+    images = load_images(dataset, data_root).val[0]
+    models = {}
+    for variant, summary in sweep["models"].items():
+        if "test" not in summary["metrics"]:
+            continue
+        files = [path.with_name(f"{dataset}-{variant}-seed{seed}.safetensors") for seed in sweep["seeds"]]
+        networks = [q2.load_model(file)[0] for file in files]
+        answers = [[response(network, images, shift) for network in networks] for shift in SHIFTS]
+        models[variant] = {"settings": summary["settings"], "receptive_field": receptive_field(networks[0])} | {
+            name: [utils.mean_std([answer[name] for answer in seeds]) for seeds in answers] for name in answers[0][0]
+        }
+    return {
+        "question": "q2",
+        "run": f"{dataset}-shift",
+        "config": {"shifts": SHIFTS, "part": "validation"},
+        "seeds": sweep["seeds"],
+        "data": sweep["data"],
+        "models": models,
+    }
+
+
+@utils.command_line
+def main(argv: list[str] | None = None) -> None:
+    parser = utils.ArgumentParser(description=__doc__)
+    parser.add_flag("dataset", default="octmnist", help="as of the sweep (octmnist)")
+    parser.add_flag("data_root", default="data", help="folder of the data files (data)")
+    parser.add_flag("out", default="runs", help="folder of the sweep, and for the result (runs)")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    result = run(args.dataset, args.data_root, args.out)
+    for variant, model in result["models"].items():
+        changed = ", ".join(f"{100 * answer['mean']:.1f}" for answer in model["changed_predictions"])
+        print(f"{variant}: a feature sees {model['receptive_field']} pixels; moved by 1 to 4, {changed} % change class")
+    path = utils.save_results(args.out, result)
+    import q2_plots
+
+    print(path, *q2_plots.draw(path, Path(args.out) / "plots"), sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
