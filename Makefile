@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 SEEDS ?= 0 1 2
 SPEECH_RUNS = $(foreach corpus,LJSpeech-1.1 revoiced voices ljspeech-345,$(wildcard runs/q3/$(corpus)-*.json))
 
-.PHONY: help demo test test-rest test-all lint format homework publish notebook benchmark readme submission clean
+.PHONY: help demo test test-rest test-all lint format homework publish notebook benchmark readme report submission clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,8 @@ homework: .venv/installed ## everything on the original data: downloads it (2.7 
 	for data in octmnist pneumoniamnist synthetic-oct; do $(RUN) q2_shift.py --dataset $$data || exit; done
 	$(RUN) -m asr train --decoder lstm --resume
 	$(RUN) -m asr train --decoder transformer --resume
+	for decoder in lstm transformer; do for join in 2 3; do \
+	  $(RUN) -m asr evaluate --checkpoint runs/q3/LJSpeech-1.1-$$decoder-seed0.safetensors --join $$join || exit; done; done
 	$(MAKE) publish notebook
 
 publish: .venv/installed ## take the comparisons in runs/ over into results/, plots/ and README.md
@@ -84,9 +86,16 @@ benchmark: .venv/installed-benchmark ## speed against peers and the course's way
 readme: .venv/installed ## write the table of results into README.md anew
 	$(RUN) readme_table.py
 
-submission: ## the report (where there is one) and the code in one zip
+report: .venv/installed ## report/report.pdf, its numbers and tables from results/ (needs LaTeX)
+	@command -v latexmk > /dev/null && command -v pdflatex > /dev/null || { echo "LaTeX is missing: on Debian and Ubuntu," \
+	  "apt install texlive-latex-recommended texlive-latex-extra texlive-science texlive-fonts-recommended lmodern latexmk" >&2; exit 1; }
+	$(RUN) report/make_tables.py
+	cd report && SOURCE_DATE_EPOCH=0 latexmk -pdf -interaction=nonstopmode -halt-on-error -silent -outdir=build report.tex
+	cp report/build/report.pdf report/report.pdf
+
+submission: ## the report and the code in one zip
 	git archive --format=zip --output=submission.zip HEAD
 	@echo "submission.zip: $$(git archive HEAD | tar -t | wc -l) files of commit $$(git rev-parse --short HEAD)"
 
 clean: ## remove the virtual environment and the runs
-	rm -rf .venv runs
+	rm -rf .venv runs report/build

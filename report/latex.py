@@ -1,0 +1,75 @@
+"""Result files, and how their numbers are written in LaTeX."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import readme_table
+
+
+class Results:
+    """Result files by name, which remembers the ones that were read."""
+
+    def __init__(self, root: Path):
+        self.root, self.read = root, {}
+
+    def exists(self, name: str) -> bool:
+        return (self.root / "results" / f"{name}.json").exists()
+
+    def __call__(self, name: str) -> dict:
+        """The contents of results/<name>.json. Raises FileNotFoundError where there is none."""
+        path = self.root / "results" / f"{name}.json"
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}: run make homework")
+        content = path.read_bytes()
+        self.read[f"results/{name}.json"] = hashlib.sha256(content).hexdigest()
+        return json.loads(content)
+
+    def first(self, question: str, *names: str) -> str:
+        """The first of these runs that has a result."""
+        return next((name for name in names if self.exists(f"{question}/{name}")), names[-1])
+
+    def speech(self, run: readme_table.SpeechRun, decoder: str) -> list[dict]:
+        """The results of the seeds that were run."""
+        paths = [path for path, _ in run.results(self.root, decoder)]
+        return [self(f"q3/{path.stem}") for path in paths]
+
+
+def plain(text: str) -> str:
+    """Text for LaTeX."""
+    text = text.replace("\\", r"\textbackslash ")
+    for character in "&%$#_{}":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}").replace("±", r"$\pm$")
+
+
+def define(key: str, value: str) -> str:
+    """What lets \\result{key} stand for the value."""
+    return rf"\expandafter\def\csname result@{key}\endcsname{{{value}}}"
+
+
+def number(value: float, digits: int = 0) -> str:
+    return f"{value:,.{digits}f}".replace(",", "{,}")  # the braces: a comma of thousands, in formulas too
+
+
+def percent(value: float, digits: int = 1) -> str:
+    return rf"{number(100 * value, digits)}\,\%"
+
+
+def spread(metric: dict, scale: float = 1, digits: int = 1) -> str:
+    return rf"${scale * metric['mean']:.{digits}f}\pm{scale * metric['std']:.{digits}f}$"
+
+
+def tabular(columns: str, header: list[str], rows: list[list[str] | str]) -> str:
+    """A table; a row that is a string is a heading of the rows below it."""
+    lines = [rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", " & ".join(header) + r" \\", r"\midrule"]
+    for place, row in enumerate(rows):
+        if isinstance(row, str):
+            lines.append(
+                (r"\addlinespace " if place else "") + rf"\multicolumn{{{len(header)}}}{{@{{}}l}}{{\emph{{{row}}}}} \\"
+            )
+        else:
+            lines.append(" & ".join(row) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])

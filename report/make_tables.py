@@ -1,0 +1,122 @@
+"""The report's numbers and tables, from results/: `python report/make_tables.py` writes report/generated/*.tex.
+
+In the text \\result{key} stands for a number, or a phrase that depends on one. Each file names the result files that it
+was made from, with their SHA-256. Where the homework's own data was used (OCTMNIST, the whole of LJ Speech), the report
+is about that; otherwise about what stands in for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import q3_plots
+import readme_table
+import utils
+from latex import Results, define, number, plain, tabular
+from tables_q1 import q1_numbers, q1_speed
+from tables_q2 import q2_data, q2_layers, q2_numbers, q2_results
+from tables_q3 import FULL, SIMILARITIES, q3_main, q3_numbers, q3_pairs, q3_results, speech_data
+
+HERE = Path(__file__).resolve().parent
+
+
+def method_numbers(results: Results) -> dict[str, str]:
+    environment = results("q1/attention-speed")["environment"]
+    missing = "could not be downloaded where these results were made;"
+    images = "PneumoniaMNIST (recorded) and OCT-like scans (synthetic) stand in for it."
+    speech = "its texts, spoken by espeak-ng (synthetic), and its first 345 clips (recorded) stand in for it."
+    sentences = [
+        *([] if results.exists("q2/octmnist-sweep") else [f"OCTMNIST {missing} {images}"]),
+        *([] if q3_main(results).name == FULL[0] else [f"The whole of LJ Speech {missing} {speech}"]),
+    ]
+    machine = f"{environment['cores']} cores ({plain(environment['platform'])}), {environment['gpu'] or 'no GPU'}"
+    return {
+        "method-missing": " ".join(sentences),
+        "method-machine": f"{machine}, PyTorch {environment['torch']}",
+    }
+
+
+def data_table(results: Results) -> str:
+    """What each result was measured on."""
+    rows = [["1", "random queries and keys", "synthetic", "", "", "", ""]]
+    for name in q2_data(results):
+        data = results(f"q2/{name}-sweep")["data"]
+        kind = "recorded" if data["source"] == "real" else "synthetic"
+        sizes = [number(data["sizes"][part]) for part in ("train", "val", "test")]
+        rows.append(["2", plain(data["name"]), kind, *sizes, ""])
+    described = {}
+    for run in readme_table.Q3_RUNS + readme_table.Q3_RECORDED:
+        for result in results.speech(run, "transformer"):
+            described.setdefault(result["data"]["name"], result["data"])
+    for data in described.values():
+        sizes = [number(data["sizes"][part]) for part in ("train", "validation", "test")]
+        kind = "recorded" if data["source"] == "real" else "synthetic"
+        words = speech_data(data).removesuffix(f" ({kind})")
+        rows.append(["3", words, kind, *sizes, number(sum(data["hours"].values()), 1)])
+    return tabular("clrrrrr", ["question", "data", "", "training", "validation", "test", "hours"], rows)
+
+
+def published(results: Results) -> str:
+    """Figures of others, which no run of this repository made."""
+    path = HERE / "published.json"
+    content = path.read_bytes()
+    results.read["report/published.json"] = hashlib.sha256(content).hexdigest()
+    figures, rows = json.loads(content), []
+    for row in figures["speech"]:
+        values = [number(row[name], 3) if row[name] is not None else "" for name in ("loss", *SIMILARITIES)]
+        rows.append([q3_plots.NAMES[row["decoder"]], str(row["epochs"]), *values])
+    speech = tabular("lrrrrr", ["LJ Speech (recorded)", "epochs", "loss", *SIMILARITIES.values()], rows)
+    rows = [[row["network"], number(row["auc"], 3), number(100 * row["accuracy"], 1)] for row in figures["images"]]
+    images = tabular("lrr", ["PneumoniaMNIST (recorded)", "AUC", r"accuracy (\%)"], rows)
+    return speech + r"\hfill" + "\n" + images
+
+
+def numbers(results: Results) -> str:
+    """The definitions behind \\result."""
+    every = q1_numbers(results) | q2_numbers(results) | q3_numbers(results) | method_numbers(results)
+    return "\n".join(define(key, value) for key, value in every.items())
+
+
+FILES: dict[str, Callable[[Results], str]] = {
+    "numbers": numbers,
+    "q1-speed": q1_speed,
+    "q2-layers": q2_layers,
+    "q2-results": q2_results,
+    "q3-results": q3_results,
+    "q3-pairs": q3_pairs,
+    "data": data_table,
+    "published": published,
+}
+
+
+def build(root: Path) -> dict[str, str]:
+    """The contents of each generated file, by name, from the results under `root`."""
+    texts = {}
+    for name, make in FILES.items():
+        results = Results(root)
+        body = make(results)
+        sources = [f"%   {path} sha256:{digest}" for path, digest in sorted(results.read.items())]
+        texts[f"{name}.tex"] = "\n".join(["% made by report/make_tables.py from", *sources, body]) + "\n"
+    return texts
+
+
+def hash_of_sources() -> str:
+    """SHA-256 of all that the report is typeset from, but for the plots, which carry hashes of their own."""
+    paths = [path for path in sorted(HERE.rglob("*.tex")) if path.name != "sources.tex"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+@utils.command_line
+def main(argv: list[str] | None = None) -> None:
+    utils.ArgumentParser(description=__doc__).parse_args(argv)
+    for name, text in build(utils.ROOT).items():
+        utils.write_file(HERE / "generated" / name, text.encode())
+    utils.write_file(HERE / "generated" / "sources.tex", define("sources", f"sha256:{hash_of_sources()}").encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

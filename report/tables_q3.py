@@ -1,0 +1,148 @@
+"""Question 3 in the report: scores of every run, and of constructed pairs of texts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+import q3_plots
+import readme_table
+from asr import metrics
+from asr.text import normalise
+from latex import Results, number, plain, tabular
+
+SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Dam.-Lev."}
+SCORES = SIMILARITIES | {"wer": r"WER (\%)", "cer": r"CER (\%)"}
+BY_NAME = {run.name: run for run in readme_table.Q3_RUNS + readme_table.Q3_RECORDED}
+FULL = ("LJSpeech-1.1-{decoder}-seed0", "revoiced-{decoder}-seed0")
+LONG = 10  # seconds
+KEYS = {
+    "tuned": readme_table.TUNED,
+    "beam": "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-beam8",
+    "ctc": "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-ctc",
+    "scratch": "ljspeech-345-{decoder}-seed{seed}",
+    "few": "revoiced-2000-{decoder}-seed{seed}",
+    "maclaurin": "revoiced-2000-maclaurin-{decoder}-seed{seed}",
+}
+
+
+def q3_main(results: Results) -> readme_table.SpeechRun:
+    """The run that the text is about: on recorded speech where there is one."""
+    return next((BY_NAME[name] for name in FULL if results.speech(BY_NAME[name], "lstm")), BY_NAME[FULL[-1]])
+
+
+def q3_numbers(results: Results) -> dict[str, str]:
+    main = q3_main(results)
+    numbers, runs = {}, {}
+    for decoder in q3_plots.NAMES:
+        runs[decoder] = results.speech(main, decoder)
+        result = runs[decoder][0]
+        numbers |= {f"q3-{decoder}-parameters": number(result["parameters"])} | scores_of("q3", decoder, runs[decoder])
+        lengths, errors = q3_plots.lengths_and_errors(runs[decoder])
+        numbers |= {
+            f"q3-{decoder}-long": rf"{number(errors[lengths > LONG].mean(), 1)}\,\%",
+            f"q3-{decoder}-short": rf"{number(errors[lengths <= LONG].mean(), 1)}\,\%",
+            f"q3-{decoder}-diagonal": number(diagonal(result["attention"]["weights"]), 2),
+        }
+        for key, name in KEYS.items():
+            numbers |= scores_of(f"q3-{key}", decoder, results.speech(BY_NAME[name], decoder))
+    config, data = runs["lstm"][0]["config"], runs["lstm"][0]["data"]
+    budgets = [result["budget"] for result in (runs["lstm"][0], runs["transformer"][0])]
+    numbers |= {
+        "q3-run": q3_plots.experiment(runs["lstm"][0]),
+        "q3-data": speech_data(data),
+        "q3-hop": f"{config['hop_ms']:g}",
+        "q3-dim": str(config["hidden_dim"]),
+        "q3-heads": str(config["num_heads"]),
+        "q3-blocks": str(config["num_blocks"]),
+        "q3-ctc-weight": f"{config['ctc_weight']:g}",
+        "q3-smoothing": f"{config['label_smoothing']:g}",
+        "q3-clips": number(budgets[0]["clips"]),
+        "q3-epochs": str(budgets[0]["epochs"]),
+        "q3-minutes": number(sum(run[0]["seconds"] for run in runs.values()) / 60 / len(runs)),
+        "q3-verdict": speech_verdict(runs),
+        "q3-long-seconds": str(LONG),
+        "q3-level": rf"{metrics.LEVEL}\,\%",
+    }
+    return numbers
+
+
+def scores_of(prefix: str, decoder: str, found: list[dict]) -> dict[str, str]:
+    """The test scores of a run; nothing where it was not run, so that a text about it does not compile."""
+    pairs = [(Path(), result) for result in found]
+    return {
+        f"{prefix}-{decoder}-{name}": plain(readme_table.score(pairs, name).replace(" not converged", ""))
+        + (r"\,\%" if name in ("wer", "cer") else "")
+        for name in SCORES
+        if found
+    }
+
+
+def diagonal(weights: list[list[float]]) -> float:
+    """Correlation of a character's place with the moment that the decoder looks at while it writes it (N, S)."""
+    weights = np.array(weights)
+    moments = weights @ np.arange(weights.shape[1]) / weights.sum(1)
+    return float(np.corrcoef(np.arange(len(weights)), moments)[0, 1])
+
+
+def speech_verdict(runs: dict[str, list[dict]]) -> str:
+    """Which decoder makes fewer mistakes, when the intervals of their error rates are apart."""
+    rates = {decoder: found[0]["metrics"]["test"]["cer"] for decoder, found in runs.items()}
+    better, worse = sorted(rates, key=lambda decoder: rates[decoder]["mean"])
+    if rates[better]["interval"][1] < rates[worse]["interval"][0]:
+        return f"the {q3_plots.NAMES[better]} makes fewer mistakes, and the intervals are apart"
+    return "the intervals overlap, so that neither decoder is shown to be better"
+
+
+def speech_data(data: dict) -> str:
+    """The corpus in words, with what it is made of."""
+    kind = "recorded" if data["source"] == "real" else "synthetic"
+    names = {"revoiced": "LJ Speech's texts, spoken by espeak-ng", "voices": "LJ Speech's texts in many voices",
+             "ljspeech-345": "LJ Speech's first 345 clips"}  # fmt: skip
+    return f"{names.get(data['name'], plain(data['name']))} ({kind})"
+
+
+def q3_results(results: Results) -> str:
+    """Scores of the test parts, a block for each way of training."""
+    header = ["", "seeds", "clips $\\times$ epochs", "loss", *SCORES.values()]
+    rows: list[list[str] | str] = []
+    for run in readme_table.Q3_RUNS + readme_table.Q3_RECORDED:
+        recorded = run in readme_table.Q3_RECORDED
+        found = {decoder: results.speech(run, decoder) for decoder in q3_plots.NAMES}
+        if any(found.values()):
+            what = plain(run.data).replace("`maclaurin`", r"\texttt{maclaurin}")
+            rows.append(f"recorded clips; trained {what}" if recorded else what)
+        for decoder, trained in found.items():
+            if trained:
+                budget = trained[0].get("budget")
+                pairs = [(Path(), result) for result in trained]
+                # numbers below 1 without their zero: the table is as wide as the page
+                shown = [plain(readme_table.score(pairs, name)) for name in ("loss", *SCORES)]
+                shown = [re.sub(r"(?<!\d)0\.", ".", cell.replace(" not converged", "*")) for cell in shown]
+                size = rf"{number(budget['clips'])} $\times$ {budget['epochs']}" if budget else ""
+                rows.append([q3_plots.NAMES[decoder], str(len(trained)), size, *shown])
+    return tabular("lrrrrrrrr", header, rows)
+
+
+PAIRS = (
+    ("the same", "the cat sat on the mat", "the cat sat on the mat"),
+    ("an anagram", "the cat sat on the mat", "tam eht no tas tac eht"),
+    ("two letters swapped", "the cat sat on the mat", "the cat sat on the amt"),
+    ("a word lost", "the cat sat on the mat", "the cat on the mat"),
+    ("a loop", "the cat sat on the mat", "the cat sat on the mat on the mat"),
+    ("one letter a word", "the cat sat on the mat", "tha cet sit an tha met"),
+    ("something else", "the cat sat on the mat", "we had tea at noon"),
+)
+
+
+def q3_pairs(results: Results) -> str:
+    """The scores of constructed pairs, by the code that scores transcripts."""
+    rows = []
+    for what, reference, heard in PAIRS:
+        pair = normalise(reference), normalise(heard)
+        rates = [metrics.word_error_rate(*pair), metrics.character_error_rate(*pair)]
+        similar = [metrics.jaccard(*pair), metrics.cosine(*pair), metrics.damerau_levenshtein(*pair)]
+        rows.append([what, rf"\emph{{{heard}}}", *(number(x, 2) for x in similar), *(number(100 * x) for x in rates)])
+    return tabular("llrrrrr", ["", "heard", *SCORES.values()], rows)
