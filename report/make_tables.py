@@ -19,7 +19,7 @@ import utils
 from latex import Results, define, number, plain, tabular
 from tables_q1 import q1_numbers, q1_speed
 from tables_q2 import q2_data, q2_layers, q2_numbers, q2_results
-from tables_q3 import FULL, SIMILARITIES, q3_main, q3_numbers, q3_pairs, q3_results, speech_data
+from tables_q3 import FULL, SIMILARITIES, q3_main, q3_numbers, q3_pairs, q3_results, q3_transcripts, speech_data
 
 HERE = Path(__file__).resolve().parent
 
@@ -87,6 +87,7 @@ FILES: dict[str, Callable[[Results], str]] = {
     "q2-layers": q2_layers,
     "q2-results": q2_results,
     "q3-results": q3_results,
+    "q3-transcripts": q3_transcripts,
     "q3-pairs": q3_pairs,
     "data": data_table,
     "published": published,

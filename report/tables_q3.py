@@ -18,7 +18,9 @@ SCORES = SIMILARITIES | {"wer": r"WER (\%)", "cer": r"CER (\%)"}
 BY_NAME = {run.name: run for run in readme_table.Q3_RUNS + readme_table.Q3_RECORDED}
 FULL = ("LJSpeech-1.1-{decoder}-seed0", "revoiced-{decoder}-seed0")
 LONG = 10  # seconds
+SHOWN, WIDEST = 5, 100  # transcripts, characters
 KEYS = {
+    "zero": "voices-{decoder}-seed0-on-ljspeech-345-test",
     "tuned": readme_table.TUNED,
     "beam": "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-beam8",
     "ctc": "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-ctc",
@@ -113,6 +115,7 @@ def q3_results(results: Results) -> str:
         found = {decoder: results.speech(run, decoder) for decoder in q3_plots.NAMES}
         if any(found.values()):
             what = plain(run.data).replace("`maclaurin`", r"\texttt{maclaurin}")
+            what = re.sub("^its texts", "LJ Speech's texts", what)
             rows.append(f"recorded clips; trained {what}" if recorded else what)
         for decoder, trained in found.items():
             if trained:
@@ -124,6 +127,18 @@ def q3_results(results: Results) -> str:
                 size = rf"{number(budget['clips'])} $\times$ {budget['epochs']}" if budget else ""
                 rows.append([q3_plots.NAMES[decoder], str(len(trained)), size, *shown])
     return tabular("lrrrrrrrr", header, rows)
+
+
+def q3_transcripts(results: Results) -> str:
+    """What both decoders wrote down of the first test clips that fit on a line."""
+    found = [results.speech(q3_main(results), decoder)[0] for decoder in q3_plots.NAMES]
+    pairs = list(zip(*(result["metrics"]["test"]["transcripts"] for result in found), strict=True))
+    short = [each for each in pairs if all(len(clip[text]) <= WIDEST for clip in each for text in ("said", "heard"))]
+    rows: list[list[str] | str] = []
+    for each in short[:SHOWN]:
+        rows.append(plain(each[0]["said"]))
+        rows += [[name, plain(clip["heard"])] for name, clip in zip(q3_plots.NAMES.values(), each, strict=True)]
+    return tabular("ll", ["said", "heard"], rows)
 
 
 PAIRS = (
