@@ -17,6 +17,12 @@ SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein":
 SCORES = SIMILARITIES | {"wer": r"WER (\%)", "cer": r"CER (\%)"}
 BY_NAME = {run.name: run for run in readme_table.Q3_RUNS + readme_table.Q3_RECORDED}
 FULL = ("LJSpeech-1.1-{decoder}-seed0", "revoiced-{decoder}-seed0")
+CORPORA = {
+    "LJSpeech-1.1": "LJ Speech",
+    "revoiced": "LJ Speech's texts, spoken by espeak-ng",
+    "voices": "LJ Speech's texts in many voices",
+    "ljspeech-345": "LJ Speech's first 345 clips",
+}
 LONG = 10  # seconds
 SHOWN, WIDEST = 5, 100  # transcripts, characters
 KEYS = {
@@ -101,9 +107,7 @@ def speech_verdict(runs: dict[str, list[dict]]) -> str:
 def speech_data(data: dict) -> str:
     """The corpus in words, with what it is made of."""
     kind = "recorded" if data["source"] == "real" else "synthetic"
-    names = {"revoiced": "LJ Speech's texts, spoken by espeak-ng", "voices": "LJ Speech's texts in many voices",
-             "ljspeech-345": "LJ Speech's first 345 clips"}  # fmt: skip
-    return f"{names.get(data['name'], plain(data['name']))} ({kind})"
+    return f"{CORPORA.get(data['name'], plain(data['name']))} ({kind})"
 
 
 def q3_results(results: Results) -> str:

@@ -140,7 +140,7 @@ def test_results_of_the_homeworks_own_data_take_over(tmp_path):
     numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", text))
     assert numbers["q2-data"] == "OCTMNIST (recorded)"
     assert numbers["q2-run"] == "octmnist-sweep"
-    assert numbers["q3-data"] == "LJSpeech-1.1 (recorded)"
+    assert numbers["q3-data"] == "LJ Speech (recorded)"
     assert numbers["q3-run"] == "LJSpeech-1.1"
     assert numbers["method-missing"] == ""
 
