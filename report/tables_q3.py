@@ -52,7 +52,7 @@ def q3_numbers(results: Results) -> dict[str, str]:
         numbers |= {
             f"q3-{decoder}-long": rf"{number(errors[lengths > LONG].mean(), 1)}\,\%",
             f"q3-{decoder}-short": rf"{number(errors[lengths <= LONG].mean(), 1)}\,\%",
-            f"q3-{decoder}-diagonal": number(diagonal(result["attention"]["weights"]), 2),
+            f"q3-{decoder}-diagonal": number(diagonal(result["attention"]["weights"]), 3),
         }
         for key, name in KEYS.items():
             numbers |= scores_of(f"q3-{key}", decoder, results.speech(BY_NAME[name], decoder))
