@@ -392,6 +392,22 @@ def test_wrong_input_is_one_line(flags, message, capsys):
     assert message in error
 
 
+def test_the_epoch_with_the_fewest_wrong_characters_is_kept(corpus_dir, tmp_path, monkeypatch):
+    rates, weights = iter([0.5, 0.2, 0.3]), []
+
+    def evaluate(model):
+        weights.append({name: x.clone() for name, x in model.state_dict().items()})
+        return {"validation_loss": 1.0 / len(weights), "validation_cer": next(rates)}  # the loss falls on
+
+    monkeypatch.setattr(train, "validation_metrics", lambda part: evaluate)
+    settings = train.Config(
+        data=str(corpus_dir), epochs=3, hidden_dim=16, num_blocks=1, out=str(tmp_path), device="cpu"
+    )
+    model, history = train.train(settings, load_corpus(corpus_dir, settings.features))
+    assert [record["validation_cer"] for record in history] == [0.5, 0.2, 0.3]
+    torch.testing.assert_close(dict(model.state_dict()), weights[1], rtol=0, atol=0)
+
+
 def test_training_starts_from_another_models_weights(trained, corpus_dir, tmp_path, capsys):
     source = trained / "q3" / "spoken-lstm-seed0.safetensors"
     flags = ["--data", str(corpus_dir), "--epochs", "1", "--out", str(tmp_path), "--init", str(source)]
