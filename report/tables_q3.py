@@ -24,9 +24,10 @@ CORPORA = {
     "ljspeech-345": "LJ Speech's first 345 clips",
 }
 LONG = 10  # seconds
+JOINED = (2, 3)  # clips in a row
 SHOWN, WIDEST = 5, 100  # transcripts, characters
 KEYS = {
-    "zero": "voices-{decoder}-seed0-on-ljspeech-345-test",
+    "zero": "voices-longer-{decoder}-seed0-on-ljspeech-345-test",
     "tuned": readme_table.TUNED,
     "beam": "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-beam8",
     "ctc": "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-ctc",
@@ -54,6 +55,11 @@ def q3_numbers(results: Results) -> dict[str, str]:
             f"q3-{decoder}-short": rf"{number(errors[lengths <= LONG].mean(), 1)}\,\%",
             f"q3-{decoder}-diagonal": number(diagonal(result["attention"]["weights"]), 3),
         }
+        for join in JOINED:
+            name = f"{result['run']}-on-{result['data']['name']}-test-join{join}"
+            joined = results(f"q3/{name}")
+            numbers |= scores_of(f"q3-joined-{join}", decoder, [joined])
+            numbers[f"q3-joined-{join}-{decoder}-length"] = number(length_ratio(joined), 2)
         for key, name in KEYS.items():
             numbers |= scores_of(f"q3-{key}", decoder, results.speech(BY_NAME[name], decoder))
     config, data = runs["lstm"][0]["config"], runs["lstm"][0]["data"]
@@ -72,6 +78,7 @@ def q3_numbers(results: Results) -> dict[str, str]:
         "q3-minutes": number(sum(run[0]["seconds"] for run in runs.values()) / 60 / len(runs)),
         "q3-verdict": speech_verdict(runs),
         "q3-long-seconds": str(LONG),
+        "q3-longest": number(data["longest"]["train"], 1),
         "q3-level": rf"{metrics.LEVEL}\,\%",
     }
     return numbers
@@ -86,6 +93,12 @@ def scores_of(prefix: str, decoder: str, found: list[dict]) -> dict[str, str]:
         for name in SCORES
         if found
     }
+
+
+def length_ratio(result: dict) -> float:
+    """How long what a decoder wrote is, over what was said: the mean of the transcripts that are kept."""
+    kept = result["metrics"]["test"]["transcripts"]
+    return float(np.mean([len(clip["heard"]) / len(clip["said"]) for clip in kept]))
 
 
 def diagonal(weights: list[list[float]]) -> float:
