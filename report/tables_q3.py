@@ -23,6 +23,7 @@ CORPORA = {
     "voices": "LJ Speech's texts in many voices",
     "ljspeech-345": "LJ Speech's first 345 clips",
 }
+START = "Both start from networks that had learnt to listen on many voices (synthetic)."
 LONG = 10  # seconds
 JOINED = (2, 3)  # clips in a row
 SHOWN, WIDEST = 5, 100  # transcripts, characters
@@ -75,6 +76,7 @@ def q3_numbers(results: Results) -> dict[str, str]:
         "q3-smoothing": f"{config['label_smoothing']:g}",
         "q3-clips": number(budgets[0]["clips"]),
         "q3-epochs": str(budgets[0]["epochs"]),
+        "q3-start": START if config["init"] else "",
         "q3-minutes": number(sum(run[0]["seconds"] for run in runs.values()) / 60 / len(runs)),
         "q3-verdict": speech_verdict(runs),
         "q3-long-seconds": str(LONG),
