@@ -108,7 +108,7 @@ def test_the_plot_says_synthetic_and_both_networks(sweep):
     result["data"]["source"] = "synthetic"
     figure = q2_plots.plot_shift(result)
     assert "synthetic" in figure.get_suptitle()
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == [
         "max-pool, rate 0.1",
         "no max-pool, rate 0.1",
     ]
