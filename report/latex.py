@@ -27,10 +27,6 @@ class Results:
         self.read[f"results/{name}.json"] = hashlib.sha256(content).hexdigest()
         return json.loads(content)
 
-    def first(self, question: str, *names: str) -> str:
-        """The first of these runs that has a result."""
-        return next((name for name in names if self.exists(f"{question}/{name}")), names[-1])
-
     def speech(self, run: readme_table.SpeechRun, decoder: str) -> list[dict]:
         """The results of the seeds that were run."""
         paths = [path for path, _ in run.results(self.root, decoder)]
