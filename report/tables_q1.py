@@ -23,7 +23,6 @@ def q1_numbers(results: Results) -> dict[str, str]:
             f"q1-ordered-{dim}": number(feature_dim(dim, symmetric=False)),
             f"q1-predicted-{dim}": number(math.ceil(features * (dim + 1) / dim)),
             f"q1-sdpa-crossover-{dim}": number(forward["crossover_with_sdpa"]),
-            f"q1-sdpa-{dim}": number(forward["times_faster_than_sdpa"][Q1_LENGTH], 1),
         }
     peaks = {
         row["contender"]: row["peak_bytes"] / 2**20

@@ -43,12 +43,10 @@ def q2_numbers(results: Results) -> dict[str, str]:
                 f"q2-{key}-{name}-changed": percent(answer["changed_predictions"][1]["mean"]),
                 f"q2-{name}-field": str(answer["receptive_field"]),
                 f"q2-{name}-adds": number(model["multiply_adds"]),
-                f"q2-{key}-{name}-inference": rf"{number(model['inference_us_per_image'], 1)}\,\textmu s",
             }
         numbers[f"q2-{key}-verdict"] = verdict(
             pooled["metrics"]["test"]["accuracy"], strided["metrics"]["test"]["accuracy"]
         )
-        numbers[f"q2-{key}-rate"] = f"{pooled['settings']['learning_rate']:g}"
         numbers[f"q2-{key}-seeds"] = str(len(pooled["trials"]))
         numbers[f"q2-{key}-steadier"] = steadier(answers)
     settings = pooled["settings"]

@@ -160,22 +160,23 @@ def q3_transcripts(results: Results) -> str:
     return tabular("ll", ["said", "heard"], rows)
 
 
-PAIRS = (
-    ("the same", "the cat sat on the mat", "the cat sat on the mat"),
-    ("an anagram", "the cat sat on the mat", "tam eht no tas tac eht"),
-    ("two letters swapped", "the cat sat on the mat", "the cat sat on the amt"),
-    ("a word lost", "the cat sat on the mat", "the cat on the mat"),
-    ("a loop", "the cat sat on the mat", "the cat sat on the mat on the mat"),
-    ("one letter a word", "the cat sat on the mat", "tha cet sit an tha met"),
-    ("something else", "the cat sat on the mat", "we had tea at noon"),
+SAID = "the cat sat on the mat"
+HEARD = (
+    ("the same", SAID),
+    ("an anagram", "tam eht no tas tac eht"),
+    ("two letters swapped", "the cat sat on the amt"),
+    ("a word lost", "the cat on the mat"),
+    ("a loop", "the cat sat on the mat on the mat"),
+    ("one letter a word", "tha cet sit an tha met"),
+    ("something else", "we had tea at noon"),
 )
 
 
 def q3_pairs(results: Results) -> str:
     """The scores of constructed pairs, by the code that scores transcripts."""
     rows = []
-    for what, reference, heard in PAIRS:
-        pair = normalise(reference), normalise(heard)
+    for what, heard in HEARD:
+        pair = normalise(SAID), normalise(heard)
         rates = [metrics.word_error_rate(*pair), metrics.character_error_rate(*pair)]
         similar = [metrics.jaccard(*pair), metrics.cosine(*pair), metrics.damerau_levenshtein(*pair)]
         rows.append([what, rf"\emph{{{heard}}}", *(number(x, 2) for x in similar), *(number(100 * x) for x in rates)])

@@ -189,7 +189,7 @@ def test_numbers_agree_with_the_results(built):
         if (row["dim"], row["length"], row["pass"]) == (32, 16384, "forward")
     }
     ratio = np.median(np.array(seconds["scaled_dot_product_attention"]) / np.array(seconds["this"]))
-    assert numbers["q1-sdpa-32"] == f"{ratio:.1f}"
+    assert f" & {ratio:.1f} & " in built["q1-speed.tex"].splitlines()[-4]
 
 
 # --- the generator's parts ---------------------------------------------------------------------------
