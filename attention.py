@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from q1_chunked import accumulator, check_positive
 from q1_linear_attention import linear_attention
+from q1_monomials import feature_dim
 
 KERNELS = ("softmax", "maclaurin")
 
@@ -18,8 +20,9 @@ KERNELS = ("softmax", "maclaurin")
 class MultiHeadAttention(nn.Module):
     """Concat(head_1 ... head_H) W^O with head_h = attention(x W_h^Q, z W_h^K, z W_h^V) (eq:multi-head).
 
-    `kernel` is "softmax", quadratic in the length, or "maclaurin", linear in it: `linear_attention` with `terms` terms
-    of the exponential's series, otherwise the same function of the same parameters.
+    `kernel` is "softmax", or "maclaurin": `terms` terms of the exponential's series in its place, otherwise the same
+    function of the same parameters. Softmax is quadratic in the length; `linear_attention` takes over where it is less
+    work than as many scores.
     Raises ValueError if `hidden_dim` is no multiple of `num_heads`, or for another kernel.
     """
 
@@ -57,7 +60,7 @@ class MultiHeadAttention(nn.Module):
             causal = False  # the last token sees all that were before it
         hidden = None if key_padding_mask is None else key_padding_mask[:, None]  # (B, 1, S)
         if self.kernel == "maclaurin":
-            heads = linear_attention(query, key, value, terms=self.terms, causal=causal, key_padding_mask=hidden)
+            heads = _maclaurin_attention(query, key, value, self.terms, causal, hidden)
         else:
             heads = _softmax_attention(query, key, value, causal, hidden)
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, L, hidden_dim)
@@ -89,20 +92,53 @@ LARGEST_WRITTEN_OUT = 2**20  # scores of a head: beyond that their memory counts
 
 
 def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, hidden: Tensor | None) -> Tensor:
-    lengths = (query.shape[-2], key.shape[-2])
-    visible = None if hidden is None else ~hidden[..., None, :]  # (B, 1, 1, S)
-    on_cpu, small = query.device.type == "cpu", lengths[0] * lengths[1] <= LARGEST_WRITTEN_OUT
-    written_out = on_cpu and small and query.dtype == torch.bfloat16
-    if causal and (written_out or visible is not None):
-        triangle = torch.ones(lengths, dtype=torch.bool, device=query.device).tril()  # (L, S)
-        visible, causal = triangle if visible is None else visible & triangle, False
-    if not written_out:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=causal)
+    on_cpu, small = query.device.type == "cpu", query.shape[-2] * key.shape[-2] <= LARGEST_WRITTEN_OUT
+    if not (on_cpu and small and query.dtype == torch.bfloat16):
+        is_causal = causal and hidden is None
+        visible = None if is_causal else _visible(query, key, causal, hidden)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal)
     # on processors, in bfloat16, PyTorch's fused kernel takes three times as long, most of it in its backward pass
     scores = query @ key.mT * query.shape[-1] ** -0.5  # (B, H, L, S)
+    visible = _visible(query, key, causal, hidden)
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
     return scores.softmax(-1).to(value.dtype) @ value
+
+
+def _maclaurin_attention(
+    query: Tensor, key: Tensor, value: Tensor, terms: int, causal: bool, hidden: Tensor | None
+) -> Tensor:
+    """`linear_attention`, or the same by scores where those are no more than its sums over keys (M, D + 1).
+
+    They then take less memory and, with two terms or more, fewer operations: L S / (L + S) < M (D + 1) / 2 D.
+    """
+    scores_size, sums_size = query.shape[-2] * key.shape[-2], feature_dim(key.shape[-1], terms) * (key.shape[-1] + 1)
+    if scores_size > sums_size:
+        return linear_attention(query, key, value, terms=terms, causal=causal, key_padding_mask=hidden)
+    dtype, visible = accumulator(value), _visible(query, key, causal, hidden)
+    with torch.autocast(query.device.type, enabled=False):
+        if hidden is not None:  # whatever stands there, it may be no number
+            key, value = (x.masked_fill(hidden[..., None], 0) for x in (key, value))
+        scores = query.to(dtype) @ key.to(dtype).mT * query.shape[-1] ** -0.5  # (B, H, L, S)
+        weights = torch.ones_like(scores)
+        for degree in range(terms - 1, 0, -1):
+            weights = 1 + scores * weights / degree
+        if visible is not None:
+            weights = weights.where(visible, 0)
+        sums = weights.sum(-1, keepdim=True)  # (B, H, L, 1)
+        if hidden is not None:
+            sums = sums.masked_fill(~visible.any(-1, keepdim=True), 1)  # who sees nothing gets 0
+        check_positive(sums, terms)
+        return (weights / sums @ value.to(dtype)).to(value.dtype)
+
+
+def _visible(query: Tensor, key: Tensor, causal: bool, hidden: Tensor | None) -> Tensor | None:
+    """True where a query may look at a key, (L, S) or (B, 1, L or 1, S); None where all may look at all."""
+    if hidden is None and not causal:
+        return None
+    visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
+    visible = visible.tril() if causal else visible
+    return visible if hidden is None else visible & ~hidden[..., None, :]
 
 
 class SubBlock(nn.Module):

@@ -11,6 +11,7 @@ from attention import MultiHeadAttention
 KERNELS = ("softmax", "maclaurin")
 HIDDEN, HEADS = 12, 3
 DIM = HIDDEN // HEADS
+# with 3 terms and D = 4, linear attention sums M (D + 1) = 75 numbers: more scores than that, and it takes over
 EXACT = {"rtol": 1e-10, "atol": 1e-12}  # float64, sums of a few dozen numbers of order 1
 
 
@@ -73,16 +74,17 @@ def by_hand(module, x, memory=None, causal=False, hidden=None, terms=3):
 @pytest.mark.equation("eq:multi-head")
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [6, 9])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_self_attention_is_the_formula(kernel, causal, padded):
-    module, x = make(kernel), draw(3, 6, HIDDEN)
-    hidden = right_padding([6, 4, 1], 6) if padded else None
+def test_self_attention_is_the_formula(kernel, length, causal, padded):
+    module, x = make(kernel), draw(3, length, HIDDEN)
+    hidden = right_padding([length, 4, 1], length) if padded else None
     output = module(x, causal=causal, key_padding_mask=hidden)
     torch.testing.assert_close(output, by_hand(module, x, causal=causal, hidden=hidden), **EXACT)
 
 
 @pytest.mark.equation("eq:multi-head")
-@pytest.mark.parametrize(("length", "keys"), [(1, 7), (7, 1), (5, 8)])
+@pytest.mark.parametrize(("length", "keys"), [(1, 7), (7, 1), (5, 8), (8, 11)])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_cross_attention_is_the_formula(kernel, length, keys):
     module, x, memory = make(kernel), draw(2, length, HIDDEN), draw(2, keys, HIDDEN, seed=2)
@@ -110,38 +112,42 @@ def test_kernels_are_functions_of_the_same_parameters():
     torch.testing.assert_close(maclaurin(x).mean(), softmax(x).mean(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("length", [6, 9])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_left_padding_with_causality(kernel):
-    module, x = make(kernel), draw(2, 6, HIDDEN)
-    hidden = torch.arange(6) < torch.tensor([[0], [2]])
+def test_left_padding_with_causality(kernel, length):
+    module, x = make(kernel), draw(2, length, HIDDEN)
+    hidden = torch.arange(length) < torch.tensor([[0], [2]])
     output = module(x, causal=True, key_padding_mask=hidden)
     torch.testing.assert_close(output, by_hand(module, x, causal=True, hidden=hidden), **EXACT)
     # positions that see nothing get attention 0, and of the output's affine map the bias is left
     torch.testing.assert_close(output[1, :2], module.output.bias.expand(2, -1), **EXACT)
 
 
+@pytest.mark.parametrize("keys", [4, 16])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_memory_that_is_all_padding_gives_the_bias_and_finite_gradients(kernel):
-    module, x, memory = make(kernel), draw(2, 5, HIDDEN), draw(2, 4, HIDDEN, seed=2)
-    hidden = torch.tensor([[True] * 4, [False] * 4])
+def test_a_memory_that_is_all_padding_gives_the_bias_and_finite_gradients(kernel, keys):
+    module, x, memory = make(kernel), draw(2, 5, HIDDEN), draw(2, keys, HIDDEN, seed=2)
+    hidden = torch.tensor([[True] * keys, [False] * keys])
     output = module(x, memory, key_padding_mask=hidden)
     torch.testing.assert_close(output[0], module.output.bias.expand(5, -1), **EXACT)
     output.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("length", [8, 12])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_later_positions_change_nothing_if_causal(kernel):
-    module, x = make(kernel), draw(2, 8, HIDDEN)
-    changed = torch.cat([x[:, :5], 10 * draw(2, 3, HIDDEN, seed=3)], 1)
+def test_later_positions_change_nothing_if_causal(kernel, length):
+    module, x = make(kernel), draw(2, length, HIDDEN)
+    changed = torch.cat([x[:, :5], 10 * draw(2, length - 5, HIDDEN, seed=3)], 1)
     torch.testing.assert_close(module(changed, causal=True)[:, :5], module(x, causal=True)[:, :5], **EXACT)
     assert not torch.allclose(module(changed)[:, :5], module(x)[:, :5], atol=1e-2)
 
 
+@pytest.mark.parametrize("keys", [7, 17])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_padding_has_exactly_no_influence(kernel):
-    module, x, memory = make(kernel), draw(2, 5, HIDDEN), draw(2, 7, HIDDEN, seed=2)
-    hidden = right_padding([7, 3], 7)
+def test_padding_has_exactly_no_influence(kernel, keys):
+    module, x, memory = make(kernel), draw(2, 5, HIDDEN), draw(2, keys, HIDDEN, seed=2)
+    hidden = right_padding([keys, 3], keys)
     garbage = 1e6 if kernel == "softmax" else math.nan  # the library's softmax multiplies padding's values by 0
     dirty = memory.masked_fill(hidden[..., None], garbage).requires_grad_()
     output = module(x, dirty, key_padding_mask=hidden)
@@ -195,11 +201,11 @@ def test_parameters_are_four_affine_maps_whatever_the_heads(kernel, hidden_dim, 
     assert {name for name, _ in module.named_children()} == {"query", "key", "value", "output"}
 
 
-@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("keys", [None, 7, 17])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_gradients_reach_all_parameters_and_are_those_of_the_formula(kernel, cross):
+def test_gradients_reach_all_parameters_and_are_those_of_the_formula(kernel, keys):
     module, x = make(kernel), draw(2, 5, HIDDEN)
-    memory = draw(2, 7, HIDDEN, seed=2) if cross else None
+    memory = draw(2, keys, HIDDEN, seed=2) if keys else None
     parameters = list(module.parameters())
     assert len(parameters) == 8
     found = torch.autograd.grad(module(x, memory).pow(3).sum(), parameters)
@@ -208,6 +214,34 @@ def test_gradients_reach_all_parameters_and_are_those_of_the_formula(kernel, cro
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10)
         # softmax's weights don't change with the same number added to all scores, so the keys' bias has none
         assert mine.abs().max() > 1e-3 or (kernel == "softmax" and name == "key.bias")
+
+
+@pytest.mark.parametrize(("length", "calls"), [(8, 0), (9, 1)])  # 64 scores are fewer than 75 sums, 81 are not
+def test_linear_attention_takes_over_where_the_scores_are_more_numbers(length, calls, monkeypatch):
+    seen = []
+    linear = attention.linear_attention
+    monkeypatch.setattr(attention, "linear_attention", lambda *args, **kw: seen.append(1) or linear(*args, **kw))
+    make("maclaurin")(draw(2, length, HIDDEN))
+    assert len(seen) == calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_short_series_is_computed_in_single_precision(dtype):
+    query, key, value = (draw(2, 2, 8, 6, seed=seed).to(dtype) for seed in range(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attention._maclaurin_attention(query, key, value, 3, False, None)
+    scores = torch.einsum("bhld,bhsd->bhls", query.double(), key.double()) / 6**0.5
+    weights = 0.5 + 0.5 * (1 + scores).square()
+    expected = torch.einsum("bhls,bhsd->bhld", weights / weights.sum(-1, keepdim=True), value.double())
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [4, 9])  # with 2 terms there are 25 sums
+def test_weights_of_a_negative_sum_are_refused(length):
+    ones = torch.ones(1, 1, length, 4)
+    with pytest.raises(ValueError, match="even number of terms"):
+        attention._maclaurin_attention(-3 * ones, ones, ones, 2, False, None)
 
 
 def test_bad_sizes_and_kernels_are_refused():
