@@ -34,6 +34,8 @@ def add_training_flags(parser: utils.ArgumentParser) -> None:
     flag("clips", "train on the first CLIPS clips of the training part only (all)", type=int)
     flag("init", "start from the weights of a trained recogniser (.safetensors), to tune it on other speech",
          metavar="FILE")  # fmt: skip
+    flag("rehearse", "after each batch, one of this other corpus, so that what was learnt from it is not forgotten",
+         metavar="DIR")  # fmt: skip
     flag("seed", "seed of the weights, the order and SpecAugment (0)", type=int)
     flag("device", "auto (default), cpu, cuda or mps", choices=("auto", "cpu", "cuda", "mps"))
     flag("mixed_precision", "auto (default): bf16 where the device computes in it; no; or bf16",

@@ -371,6 +371,27 @@ class SpeechBatches:
             yield self.part.batch(batches[number])
 
 
+class RehearsalBatches:
+    """Batches, and after each of them one of other speech, so that what was learnt from that is not forgotten.
+
+    An epoch rehearses as many batches as it has others, different ones each time (Robins 1995). Raises ValueError where
+    there are not as many.
+    """
+
+    def __init__(self, batches: SpeechBatches, rehearsed: SpeechBatches):
+        if len(rehearsed) < len(batches):
+            raise ValueError(f"{len(rehearsed.part)} clips are too few to rehearse beside {len(batches.part)}")
+        self.batches, self.rehearsed = batches, rehearsed
+
+    def __len__(self) -> int:
+        return 2 * len(self.batches)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of both in turn."""
+        for pair in zip(self.batches.epoch(epoch), self.rehearsed.epoch(epoch), strict=False):
+            yield from pair
+
+
 def batches_in_order(part: Part, batch_size: int) -> Iterator[tuple[Tensor, Batch]]:
     """Each clip once, the shortest first: indices in the part (B,) and a batch as of SpeechBatches."""
     by_length = np.argsort(part.frame_counts(), kind="stable")

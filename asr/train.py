@@ -20,7 +20,7 @@ from torchaudio.functional import mask_along_axis_iid
 import utils
 from asr.audio import Features
 from asr.checkpoint import load_model, save_model
-from asr.data import Corpus, Part, SpeechBatches, batches_in_order, load_corpus
+from asr.data import Corpus, Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus
 from asr.generate import greedy
 from asr.metrics import score
 from asr.model import SpeechRecognizer, padding_mask
@@ -53,6 +53,7 @@ class Config:
     hop_ms: float = Features.hop_ms
     clips: int | None = None
     init: str | None = None
+    rehearse: str | None = None
     seed: int = 0
     device: str = "auto"
     mixed_precision: str = "auto"
@@ -84,8 +85,10 @@ class Config:
         """What the trained weights depend on."""
         elsewhere = ("data", "device", "out", "name", "resume", "tensorboard")
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in elsewhere}
-        init = self.init and Path(self.init).name
-        return settings | {"mixed_precision": self.precision, "corpus": Path(self.data).name, "init": init}
+        names = {"corpus": Path(self.data).name} | {
+            key: settings[key] and Path(settings[key]).name for key in ("init", "rehearse")
+        }
+        return settings | names | {"mixed_precision": self.precision}
 
     @property
     def precision(self) -> str:
@@ -287,6 +290,14 @@ def initial_model(config: Config) -> SpeechRecognizer:
     return model
 
 
+def training_batches(config: Config, part: Part) -> SpeechBatches | RehearsalBatches:
+    batches = SpeechBatches(part, config.batch_size, config.seed)
+    if config.rehearse is None:
+        return batches
+    other = load_corpus(config.rehearse, config.features).train
+    return RehearsalBatches(batches, SpeechBatches(other, config.batch_size, config.seed))
+
+
 def build_optimizer(config: Config, model: SpeechRecognizer) -> Muon:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return Muon(model, config.learning_rate, config.weight_decay, dtype)
@@ -300,7 +311,7 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
     utils.configure_seed(config.seed)
     model = initial_model(config)
     part = corpus.train if config.clips is None else corpus.train.first(config.clips)
-    batches = SpeechBatches(part, config.batch_size, config.seed)
+    batches = training_batches(config, part)
     optimizer = build_optimizer(config, model)
     history = utils.fit(
         model,

@@ -18,7 +18,7 @@ import torch
 
 import asr.data
 from asr.audio import Features, UnusableSound, log_mel, read_audio
-from asr.data import Part, SpeechBatches, batches_in_order, load_corpus, read_metadata, split
+from asr.data import Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus, read_metadata, split
 from asr.text import EMPTY, MAX_TOKENS, START, STOP, UNKNOWN, VOCABULARY, decode, encode, normalise
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -617,6 +617,20 @@ def test_the_order_is_a_function_of_seed_and_epoch():
             assert len(first & second) < len(first) / 2  # not the same batches in another order
     longest = [[max(part.frame_counts()[clips]) for clips in epoch] for epoch in epochs.values()]
     assert not any(lengths == sorted(lengths) for lengths in longest)  # nor from short to long
+
+
+def test_each_batch_is_followed_by_one_that_is_rehearsed():
+    few, many = part_of(like_ljspeech(20)), part_of(like_ljspeech(100) + 5000)  # frames: whose clip it is
+    batches = RehearsalBatches(SpeechBatches(few, 8, 0), SpeechBatches(many, 8, 0))
+    epochs = [list(batches.epoch(epoch)) for epoch in (0, 1)]
+    assert [len(epoch) for epoch in epochs] == [len(batches)] * 2 == [6, 6]
+    for epoch in epochs:
+        assert [bool((lengths > 5000).all()) for _, lengths, *_ in epoch] == [False, True] * 3
+        assert sorted(i for batch in epoch[::2] for i in clips_of(batch, few)) == list(range(20))
+    first, second = ({frozenset(clips_of(batch, many)) for batch in epoch[1::2]} for epoch in epochs)
+    assert not first & second
+    with pytest.raises(ValueError, match="20 clips are too few to rehearse beside 100"):
+        RehearsalBatches(SpeechBatches(many, 8, 0), SpeechBatches(few, 8, 0))
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(9825, 32), (2000, 32), (245, 32), (245, 16)])

@@ -422,6 +422,22 @@ def test_training_starts_from_another_models_weights(trained, corpus_dir, tmp_pa
         assert "another network" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_another_corpus_is_rehearsed_beside_the_first(trained, corpus_dir, tmp_path, capsys):
+    other = write_corpus(tmp_path / "other", n=40, seed=1, workers=1)
+    flags = ["--data", str(corpus_dir), "--epochs", "1", "--out", str(tmp_path), *SMALL]
+    assert main(["train", *flags, "--rehearse", str(other)]) == 0
+    rehearsed, alone = (json.loads((out / "q3" / "spoken-lstm-seed0.json").read_text()) for out in (tmp_path, trained))
+    assert (rehearsed["config"]["rehearse"], alone["config"]["rehearse"]) == ("other", None)
+    assert rehearsed["data"] == alone["data"]  # its own test part is what it is scored on
+    assert rehearsed["history"][0]["train_loss"] != alone["history"][0]["train_loss"]
+    config = train.Config(rehearse=str(other), batch_size=8)
+    part = load_corpus(corpus_dir, config.features).train
+    assert len(list(train.training_batches(config, part).epoch(1))) == 2 * math.ceil(len(part) / 8)
+    capsys.readouterr()
+    assert main(["train", *flags, "--rehearse", str(tmp_path / "nowhere")]) == 2
+    assert "there is no" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_messages_name_the_command_as_it_was_typed():
     command = [sys.executable, "-m", "asr", "transcribe", "a.wav", "--checkpoint", "none.safetensors"]
     done = subprocess.run(command, cwd=utils.ROOT, capture_output=True, text=True, timeout=120)
