@@ -50,6 +50,8 @@ def add_search_flags(parser: utils.ArgumentParser) -> None:
     text = f"a .safetensors file that a training run wrote ({SHIPPED.relative_to(utils.ROOT)}, tuned on LJ Speech)"
     parser.add_flag("checkpoint", default=str(SHIPPED), metavar="FILE", help=text)
     parser.add_flag("beam", type=int, default=1, help="width of the beam; 1 is greedy search (1)")
+    text = "share that the encoder's CTC head has in a beam's scores (0)"
+    parser.add_flag("ctc_weight", type=float, default=0.0, help=text)
 
 
 def build_parser() -> utils.ArgumentParser:
@@ -109,15 +111,17 @@ def run_evaluate(args: dict) -> None:
     elif args["beam"] == 1:
         search = partial(greedy, limit=limit)
     else:
-        search = partial(beam_search, width=args["beam"], limit=limit)
+        search = partial(beam_search, width=args["beam"], limit=limit, ctc_weight=args["ctc_weight"])
     metrics = train.score_part(model, part, search)
     if args["join"] == 1 and not args["ctc"]:  # the Transformer has no positions for the loss of longer texts
         metrics["loss"] = train.mean_loss(model, part)
-    suffix = "-ctc" * args["ctc"] + "".join(f"-{name}{args[name]}" for name in ("beam", "join") if args[name] > 1)
+    usual = {"ctc": False, "beam": 1, "ctc_weight": 0, "join": 1}
+    others = ((name, args[name]) for name in usual if args[name] != usual[name])
+    suffix = "".join(f"-{name}" if value is True else f"-{name}{value:g}" for name, value in others)
     result = {
         "question": "q3",
         "run": f"{Path(args['checkpoint']).stem}-on-{Path(args['data']).name}-{args['part']}{suffix}",
-        "config": {name: args[name] for name in ("part", "beam", "join", "ctc")}
+        "config": {name: args[name] for name in ("part", *usual)}
         | {"checkpoint": Path(args["checkpoint"]).name, "corpus": corpus.name}
         | {"decoder": model.settings["decoder"], "hop_ms": features.hop_ms},
         "seeds": [],
@@ -135,18 +139,27 @@ def run_transcribe(args: dict) -> None:
 
     model, features = load_model(args["checkpoint"])
     for path in args["files"]:
-        print(f"{path}: {transcribe(model, features, path, args['beam'])}", flush=True)
+        print(f"{path}: {transcribe(model, features, path, args['beam'], args['ctc_weight'])}", flush=True)
+
+
+def check_search(args: dict) -> None:
+    if args["beam"] < 1:
+        raise ValueError(f"--beam is {args['beam']}, but must be at least 1")
+    if not 0 <= args["ctc_weight"] < 1:
+        raise ValueError(f"--ctc_weight is {args['ctc_weight']:g}, but must be at least 0 and less than 1")
+    if args["ctc_weight"] and args["beam"] == 1:
+        raise ValueError("--ctc_weight is a share of a beam's scores: give a --beam of 2 or more")
+    if args.get("ctc") and args["beam"] > 1:
+        raise ValueError(
+            "--beam searches for the decoder's sentence, and --ctc does without the decoder: leave one out"
+        )
 
 
 @utils.command_line
 def main(argv: list[str] | None = None) -> None:
     args = vars(build_parser().parse_args(argv))
-    if args.get("beam", 1) < 1:
-        raise ValueError(f"--beam is {args['beam']}, but must be at least 1")
-    if args.get("ctc") and args["beam"] > 1:
-        raise ValueError(
-            "--beam searches for the decoder's sentence, and --ctc does without the decoder: leave one out"
-        )
+    if args["command"] != "train":
+        check_search(args)
     {"train": run_train, "evaluate": run_evaluate, "transcribe": run_transcribe}[args.pop("command")](args)
 
 

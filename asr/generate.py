@@ -10,6 +10,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from asr.ctc import CTCPrefixes
 from asr.model import Memory, SpeechRecognizer
 from asr.text import EMPTY, MAX_TOKENS, START, STOP
 
@@ -51,30 +52,44 @@ def ctc_greedy(model: SpeechRecognizer, features: Tensor, lengths: Tensor) -> li
 
 @torch.no_grad()
 def beam_search(
-    model: SpeechRecognizer, features: Tensor, lengths: Tensor, width: int = 8, limit: int = MAX_TOKENS - 1
+    model: SpeechRecognizer,
+    features: Tensor,
+    lengths: Tensor,
+    width: int = 8,
+    limit: int = MAX_TOKENS - 1,
+    ctc_weight: float = 0.0,
 ) -> list[list[int]]:
-    """The sentence with the highest mean log-probability per token that a beam of `width` finds, for each clip."""
+    """The sentence with the highest mean log-probability per token that a beam of `width` finds, for each clip.
+
+    Of the logarithm, `ctc_weight` is CTC's, the rest the decoder's (joint decoding: Watanabe et al. 2017).
+    """
     memory = model.encoder(features, lengths)
     clips = zip(memory.encoded, memory.padding, strict=True)
-    return [_search_one(model, Memory(encoded[None], padding[None]), width, limit) for encoded, padding in clips]
+    return [
+        _search_one(model, Memory(encoded[None], padding[None]), width, limit, ctc_weight) for encoded, padding in clips
+    ]
 
 
-def _search_one(model: SpeechRecognizer, memory: Memory, width: int, limit: int) -> list[int]:
+def _search_one(model: SpeechRecognizer, memory: Memory, width: int, limit: int, ctc_weight: float) -> list[int]:
     sentences = torch.full((1, 1), START, device=memory.encoded.device)  # (W, n + 1)
-    scores = torch.zeros(1, device=memory.encoded.device)  # (W,) sums of log-probabilities
+    scores = torch.zeros(1, device=memory.encoded.device)  # (W,) sums of the decoder's log-probabilities
+    prefixes = CTCPrefixes(model.ctc_head(memory.encoded[~memory.padding]).log_softmax(-1)) if ctc_weight else None
     best_score, best, state = -torch.inf, [], {}
     for step in range(1, limit + 1):
         rows = Memory(*(x.expand(len(sentences), *x.shape[1:]) for x in memory))
         logits, state = model.decoder._forward(sentences[:, -1:], rows, state)
-        totals = scores[:, None] + logits[:, -1].log_softmax(-1)  # (W, V)
+        decoder = scores[:, None] + logits[:, -1].log_softmax(-1)  # (W, V)
+        totals = (1 - ctc_weight) * decoder + ctc_weight * prefixes.scores().to(decoder) if prefixes else decoder
         for sentence, total in zip(sentences.tolist(), totals[:, STOP].tolist(), strict=True):
             if total / step > best_score:
                 best_score, best = total / step, sentence[1:]
         totals[:, STOP] = -torch.inf
-        scores, flat = totals.flatten().topk(min(width, totals.numel() - len(totals)))
-        origin, token = flat // totals.shape[1], flat % totals.shape[1]
+        highest, flat = totals.flatten().topk(min(width, totals.numel() - len(totals)))
+        origin, token, scores = flat // totals.shape[1], flat % totals.shape[1], decoder.flatten()[flat]
+        if prefixes:
+            prefixes.extend(origin.cpu(), token.cpu())
         sentences = torch.cat([sentences[origin], token[:, None]], 1)
         state = model.decoder.select(state, origin)
-        if scores[0] / limit < best_score:
+        if highest[0] / limit < best_score:
             break  # further tokens only add negative numbers: no running sentence can win any more
     return best

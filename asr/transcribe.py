@@ -33,11 +33,13 @@ def cut_at_pauses(samples: Tensor, rate: int, longest: float = LONGEST_PIECE) ->
     return [*pieces, samples]
 
 
-def transcribe(model: SpeechRecognizer, features: Features, path: str | Path, beam: int = 1) -> str:
-    """The text of one sound file of any rate and length; `beam` 1 is greedy search."""
+def transcribe(
+    model: SpeechRecognizer, features: Features, path: str | Path, beam: int = 1, ctc_weight: float = 0.0
+) -> str:
+    """The text of one sound file of any rate and length; `beam` 1 is greedy search, otherwise as in `beam_search`."""
     pieces = cut_at_pauses(read_audio(path), features.sample_rate)
     spectrograms = [log_mel(piece, features) for piece in pieces]  # B times (T, F)
     lengths = torch.tensor([len(spectrogram) for spectrogram in spectrograms])
     batch = torch.nn.utils.rnn.pad_sequence(spectrograms, batch_first=True)  # (B, T, F)
-    search = greedy if beam == 1 else partial(beam_search, width=beam)
+    search = greedy if beam == 1 else partial(beam_search, width=beam, ctc_weight=ctc_weight)
     return " ".join(decode(tokens) for tokens in search(model, batch, lengths)).strip()

@@ -8,6 +8,7 @@ import torch
 
 from asr.audio import Features
 from asr.checkpoint import load_model, save_model
+from asr.ctc import CTCPrefixes
 from asr.generate import beam_search, ctc_greedy, greedy
 from asr.model import (
     DECODERS,
@@ -292,6 +293,58 @@ def test_a_wide_beam_finds_what_trying_all_sentences_finds(small_model):
     best = max(candidates, key=candidates.get)
     (found,) = beam_search(small_model, features, lengths, width=100, limit=4)
     assert candidates[tuple(found)] == pytest.approx(candidates[best])
+
+
+def probabilities_of_ctc(log_probs):
+    """Of each transcript, by adding up all paths."""
+    probabilities = {}
+    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        sentence = tuple(token for token, _ in itertools.groupby(path) if token != EMPTY)
+        along = math.exp(sum(log_probs[position, token].item() for position, token in enumerate(path)))
+        probabilities[sentence] = probabilities.get(sentence, 0) + along
+    return probabilities
+
+
+def test_ctc_prefixes_add_up_all_paths():
+    log_probs = 2 * torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    log_probs = log_probs.log_softmax(-1)
+    probabilities = probabilities_of_ctc(log_probs)
+    sentences, prefixes = [()], CTCPrefixes(log_probs)
+    for origin, tokens in (([0, 0, 0], [4, 5, 3]), ([0, 0, 2, 1], [4, 5, 3, 4]), ([3, 0], [4, 4])):
+        prefixes.extend(torch.tensor(origin), torch.tensor(tokens))
+        sentences = [(*sentences[i], token) for i, token in zip(origin, tokens, strict=True)]
+        for sentence, scores in zip(sentences, prefixes.scores().exp(), strict=True):
+            assert scores[STOP] == pytest.approx(probabilities.get(sentence, 0))
+            for token in {*range(6)} - {STOP, EMPTY}:
+                begun = (*sentence, token)
+                expected = sum(p for whole, p in probabilities.items() if whole[: len(begun)] == begun)
+                assert scores[token] == pytest.approx(expected)
+    assert sentences == [(5, 4, 4), (4, 4, 4)]  # with letters doubled, which need a blank between them
+
+
+@pytest.mark.parametrize("ctc_weight", [0.3, 0.9])
+def test_a_wide_joint_beam_finds_what_trying_all_sentences_finds(small_model, ctc_weight):
+    heard = [5, 9, EMPTY, 20]  # EMPTY, which is 2, in place 2
+    forbidden = [i for i in range(len(VOCABULARY)) if i not in (*heard, STOP)]
+    features, lengths = speech([11, 7])  # six positions, and four
+    with torch.no_grad():
+        small_model.decoder.output.bias[[*forbidden, EMPTY]] -= 1e4
+        small_model.ctc_head.bias[[*forbidden, STOP]] -= 1e4
+        small_model.ctc_head.bias[EMPTY] -= 1  # so that CTC, untrained, hears some letters
+        found = beam_search(small_model, features, lengths, width=100, limit=4, ctc_weight=ctc_weight)
+    for clip in range(2):
+        memory = small_model.encoder(features[clip : clip + 1, : lengths[clip]], lengths[clip : clip + 1])
+        log_probs = small_model.ctc_head(memory.encoded)[0].log_softmax(-1)
+        ctc = probabilities_of_ctc(log_probs[:, heard].double())
+        candidates = {}
+        for length in range(4):
+            for sentence in itertools.product((5, 9, 20), repeat=length):
+                logits = small_model.decoder(torch.tensor([[START, *sentence]]), memory)[0].log_softmax(-1)
+                decoder = sum(logits[i, token].item() for i, token in enumerate([*sentence, STOP]))
+                encoder = ctc.get(tuple(map(heard.index, sentence)), 0)
+                joint = (1 - ctc_weight) * decoder + ctc_weight * (math.log(encoder) if encoder else -math.inf)
+                candidates[sentence] = joint / (length + 1)
+        assert candidates[tuple(found[clip])] == pytest.approx(max(candidates.values()))
 
 
 class Says(torch.nn.Module):
