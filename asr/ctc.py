@@ -28,7 +28,7 @@ class CTCPrefixes:
         self.in_token = torch.full_like(self.in_blank, -torch.inf)  # and in the sentence's last token
 
     def scores(self) -> Tensor:
-        """Log-probability of a transcript that begins so, with one more token; for STOP, of one that ends so: (W, V)."""
+        """Log-probability of a transcript that begins so, with one more token; for STOP, of one that ends: (W, V)."""
         ways = torch.logaddexp(self.in_token, self.in_blank)  # (W, S + 1)
         begun = torch.logsumexp(ways[:, :-1, None] + self.log_probs, 1)  # (W, V)
         # a repeated token needs a blank before it, or it is the same one
