@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import utils
@@ -46,12 +45,12 @@ def add_training_flags(parser: utils.ArgumentParser) -> None:
     flag("tensorboard", "log to OUT/q3/NAME-tensorboard", action="store_true")
 
 
-def add_search_flags(parser: utils.ArgumentParser) -> None:
+def add_search_flags(parser: utils.ArgumentParser, beam: int, ctc_weight: float) -> None:
     text = f"a .safetensors file that a training run wrote ({SHIPPED.relative_to(utils.ROOT)}, tuned on LJ Speech)"
     parser.add_flag("checkpoint", default=str(SHIPPED), metavar="FILE", help=text)
-    parser.add_flag("beam", type=int, default=1, help="width of the beam; 1 is greedy search (1)")
-    text = "share that the encoder's CTC head has in a beam's scores (0)"
-    parser.add_flag("ctc_weight", type=float, default=0.0, help=text)
+    parser.add_flag("beam", type=int, default=beam, help=f"width of the beam; 1 is greedy search ({beam})")
+    text = f"share that the encoder's CTC head has in the scores of sentences ({ctc_weight:g})"
+    parser.add_flag("ctc_weight", type=float, default=ctc_weight, help=text)
 
 
 def build_parser() -> utils.ArgumentParser:
@@ -60,7 +59,7 @@ def build_parser() -> utils.ArgumentParser:
     train = commands.add_parser("train", help="train a recogniser, then score it on the test part")
     add_training_flags(train)
     evaluate = commands.add_parser("evaluate", help="loss and scores of a trained recogniser")
-    add_search_flags(evaluate)
+    add_search_flags(evaluate, beam=1, ctc_weight=0.0)  # the decoder alone
     evaluate.add_flag("data", default="data/LJSpeech-1.1", metavar="DIR", help="a corpus in LJ Speech's layout")
     evaluate.add_flag("part", default="test", choices=("train", "validation", "test"), help="part of it (test)")
     evaluate.add_flag("ctc", action="store_true", help="listen with the encoder's CTC head alone, without the decoder")
@@ -69,7 +68,7 @@ def build_parser() -> utils.ArgumentParser:
     evaluate.add_flag("out", default="runs", help="folder for the result file (runs)")
     transcribe = commands.add_parser("transcribe", help="write down what is said in sound files")
     transcribe.add_argument("files", nargs="+", metavar="FILE", help="anything soundfile reads, of any rate")
-    add_search_flags(transcribe)
+    add_search_flags(transcribe, beam=8, ctc_weight=0.3)  # what hears best
     return parser
 
 
@@ -100,19 +99,14 @@ def run_evaluate(args: dict) -> None:
     from asr import train
     from asr.checkpoint import load_model
     from asr.data import load_corpus
-    from asr.generate import beam_search, ctc_greedy, greedy
+    from asr.generate import ctc_greedy, search
 
     model, features = load_model(args["checkpoint"])
     corpus = load_corpus(args["data"], features)
     part = getattr(corpus, args["part"]).joined(args["join"])
     limit = model.decoder.longest(args["join"])
-    if args["ctc"]:
-        search = ctc_greedy
-    elif args["beam"] == 1:
-        search = partial(greedy, limit=limit)
-    else:
-        search = partial(beam_search, width=args["beam"], limit=limit, ctc_weight=args["ctc_weight"])
-    metrics = train.score_part(model, part, search)
+    listen = ctc_greedy if args["ctc"] else search(args["beam"], args["ctc_weight"], limit)
+    metrics = train.score_part(model, part, listen)
     if args["join"] == 1 and not args["ctc"]:  # the Transformer has no positions for the loss of longer texts
         metrics["loss"] = train.mean_loss(model, part)
     usual = {"ctc": False, "beam": 1, "ctc_weight": 0, "join": 1}
@@ -147,12 +141,8 @@ def check_search(args: dict) -> None:
         raise ValueError(f"--beam is {args['beam']}, but must be at least 1")
     if not 0 <= args["ctc_weight"] < 1:
         raise ValueError(f"--ctc_weight is {args['ctc_weight']:g}, but must be at least 0 and less than 1")
-    if args["ctc_weight"] and args["beam"] == 1:
-        raise ValueError("--ctc_weight is a share of a beam's scores: give a --beam of 2 or more")
-    if args.get("ctc") and args["beam"] > 1:
-        raise ValueError(
-            "--beam searches for the decoder's sentence, and --ctc does without the decoder: leave one out"
-        )
+    if args.get("ctc") and (args["beam"] > 1 or args["ctc_weight"]):
+        raise ValueError("--ctc does without the decoder and its search: leave out --beam and --ctc_weight")
 
 
 @utils.command_line

@@ -6,6 +6,8 @@ Letters: B batch, T frames, F mel bins, N tokens, V vocabulary, W width of the b
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,6 +70,13 @@ def beam_search(
     return [
         _search_one(model, Memory(encoded[None], padding[None]), width, limit, ctc_weight) for encoded, padding in clips
     ]
+
+
+def search(beam: int, ctc_weight: float, limit: int = MAX_TOKENS - 1) -> Callable[..., list[list[int]]]:
+    """Of the two above the cheaper one that does: without CTC, a beam of 1 is greedy search."""
+    if beam == 1 and not ctc_weight:
+        return partial(greedy, limit=limit)
+    return partial(beam_search, width=beam, limit=limit, ctc_weight=ctc_weight)
 
 
 def _search_one(model: SpeechRecognizer, memory: Memory, width: int, limit: int, ctc_weight: float) -> list[int]:

@@ -5,7 +5,6 @@ Letters: B pieces of a recording, T frames, F mel bins.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asr.audio import Features, log_mel, read_audio
-from asr.generate import beam_search, greedy
+from asr.generate import search
 from asr.model import SpeechRecognizer
 from asr.text import decode
 
@@ -34,12 +33,11 @@ def cut_at_pauses(samples: Tensor, rate: int, longest: float = LONGEST_PIECE) ->
 
 
 def transcribe(
-    model: SpeechRecognizer, features: Features, path: str | Path, beam: int = 1, ctc_weight: float = 0.0
+    model: SpeechRecognizer, features: Features, path: str | Path, beam: int = 8, ctc_weight: float = 0.3
 ) -> str:
-    """The text of one sound file of any rate and length; `beam` 1 is greedy search, otherwise as in `beam_search`."""
+    """The text of one sound file of any rate and length, as `beam_search` finds it."""
     pieces = cut_at_pauses(read_audio(path), features.sample_rate)
     spectrograms = [log_mel(piece, features) for piece in pieces]  # B times (T, F)
     lengths = torch.tensor([len(spectrogram) for spectrogram in spectrograms])
     batch = torch.nn.utils.rnn.pad_sequence(spectrograms, batch_first=True)  # (B, T, F)
-    search = greedy if beam == 1 else partial(beam_search, width=beam, ctc_weight=ctc_weight)
-    return " ".join(decode(tokens) for tokens in search(model, batch, lengths)).strip()
+    return " ".join(decode(tokens) for tokens in search(beam, ctc_weight)(model, batch, lengths)).strip()

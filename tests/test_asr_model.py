@@ -9,7 +9,7 @@ import torch
 from asr.audio import Features
 from asr.checkpoint import load_model, save_model
 from asr.ctc import CTCPrefixes
-from asr.generate import beam_search, ctc_greedy, greedy
+from asr.generate import beam_search, ctc_greedy, greedy, search
 from asr.model import (
     DECODERS,
     Encoder,
@@ -345,6 +345,10 @@ def test_a_wide_joint_beam_finds_what_trying_all_sentences_finds(small_model, ct
                 joint = (1 - ctc_weight) * decoder + ctc_weight * (math.log(encoder) if encoder else -math.inf)
                 candidates[sentence] = joint / (length + 1)
         assert candidates[tuple(found[clip])] == pytest.approx(max(candidates.values()))
+
+
+def test_a_beam_of_one_is_greedy_search_unless_ctc_has_a_share():
+    assert (search(1, 0.0).func, search(2, 0.0).func, search(1, 0.3).func) == (greedy, beam_search, beam_search)
 
 
 class Says(torch.nn.Module):
