@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import mask_along_axis_iid
+from tqdm import tqdm
 
 import utils
 from asr.audio import Features
@@ -227,7 +228,8 @@ def transcribe_part(model: SpeechRecognizer, part: Part, search=greedy) -> list[
     """What the model hears in each clip, in the part's order."""
     model.eval()
     device, heard = next(model.parameters()).device, [""] * len(part)
-    for indices, (features, lengths, *_) in batches_in_order(part, 32):
+    batches = tqdm(batches_in_order(part, 32), "listening", math.ceil(len(part) / 32), leave=False, disable=None)
+    for indices, (features, lengths, *_) in batches:
         for index, tokens in zip(indices.tolist(), search(model, features.to(device), lengths.to(device)), strict=True):
             heard[index] = decode(tokens)
     return heard
