@@ -8,7 +8,7 @@ from pathlib import Path
 
 import utils
 
-SHIPPED = utils.ROOT / "checkpoints" / "ljspeech-345-tuned-transformer.safetensors"
+SHIPPED = utils.ROOT / "checkpoints" / "ljspeech-345-tuned-lstm.safetensors"
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
 
 

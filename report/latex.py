@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import readme_table
@@ -56,6 +57,16 @@ def percent(value: float, digits: int = 1) -> str:
 
 def spread(metric: dict, scale: float = 1, digits: int = 1) -> str:
     return rf"${scale * metric['mean']:.{digits}f}\pm{scale * metric['std']:.{digits}f}$"
+
+
+def verdict(name: str, metric: dict, other: dict, more_is_better: bool = True) -> str:
+    """What the difference of two shares, name's and another's, is worth, given their deviations over seeds."""
+    difference = 100 * (metric["mean"] - other["mean"])
+    error = 100 * math.hypot(*(each["std"] / math.sqrt(len(each["values"])) for each in (metric, other)))
+    size = f"{abs(difference):.1f} points (standard error {error:.1f})"
+    if abs(difference) < 2 * error:
+        return f"the difference of {size} is within what seeds alone make"
+    return f"{name} is {'better' if (difference > 0) == more_is_better else 'worse'} by {size}"
 
 
 def tabular(columns: str, header: list[str], rows: list[list[str] | str]) -> str:

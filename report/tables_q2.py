@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from latex import Results, number, percent, plain, spread, tabular
+from latex import Results, number, percent, plain, spread, tabular, verdict
 
 # the first of which a sweep was run is the one that the text is about
 DATA = {
@@ -44,9 +44,8 @@ def q2_numbers(results: Results) -> dict[str, str]:
                 f"q2-{name}-field": str(answer["receptive_field"]),
                 f"q2-{name}-adds": number(model["multiply_adds"]),
             }
-        numbers[f"q2-{key}-verdict"] = verdict(
-            pooled["metrics"]["test"]["accuracy"], strided["metrics"]["test"]["accuracy"]
-        )
+        accuracies = (model["metrics"]["test"]["accuracy"] for model in (pooled, strided))
+        numbers[f"q2-{key}-verdict"] = verdict("max-pooling", *accuracies)
         numbers[f"q2-{key}-seeds"] = str(len(pooled["trials"]))
         numbers[f"q2-{key}-steadier"] = steadier(answers)
     settings = pooled["settings"]
@@ -58,16 +57,6 @@ def q2_numbers(results: Results) -> dict[str, str]:
         "q2-batch": str(settings["batch_size"]),
     }
     return numbers
-
-
-def verdict(pooled: dict, strided: dict) -> str:
-    """What the difference of two accuracies is worth, given their deviations over seeds."""
-    difference = 100 * (pooled["mean"] - strided["mean"])
-    error = 100 * math.hypot(*(metric["std"] / math.sqrt(len(metric["values"])) for metric in (pooled, strided)))
-    size = rf"{abs(difference):.1f} points (standard error {error:.1f})"
-    if abs(difference) < 2 * error:
-        return f"the difference of {size} is within what seeds alone make"
-    return f"max-pooling is {'better' if difference > 0 else 'worse'} by {size}"
 
 
 def steadier(answers: list[dict]) -> str:

@@ -9,9 +9,11 @@ import numpy as np
 
 import q3_plots
 import readme_table
+import utils
 from asr import metrics
-from asr.text import normalise
-from latex import Results, number, plain, tabular
+from asr.text import MAX_TOKENS, VOCABULARY, normalise
+from latex import Results, number, plain, tabular, verdict
+from q1_monomials import feature_dim
 
 SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Dam.-Lev."}
 SCORES = SIMILARITIES | {"wer": r"WER (\%)", "cer": r"CER (\%)"}
@@ -30,9 +32,12 @@ SHOWN, WIDEST = 5, 100  # transcripts, characters
 KEYS = {
     "zero": "voices-longer-{decoder}-seed0-on-ljspeech-345-test",
     "tuned": readme_table.TUNED,
-    "beam": "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-beam8",
-    "ctc": "ljspeech-345-tuned-{decoder}-seed0-on-ljspeech-345-test-ctc",
-    "scratch": "ljspeech-345-{decoder}-seed{seed}",
+    "rehearsed": readme_table.REHEARSED,
+    "beam": f"{readme_table.FIRST}-on-ljspeech-345-test-beam8",
+    "ctc": f"{readme_table.FIRST}-on-ljspeech-345-test-ctc",
+    "joint": f"{readme_table.REHEARSED}-on-ljspeech-345-test{readme_table.JOINT}",
+    "main-joint": f"revoiced-{{decoder}}-seed0-on-revoiced-test{readme_table.JOINT}",
+    "scratch": "ljspeech-345-{decoder}-seed0",
     "few": "revoiced-2000-{decoder}-seed{seed}",
     "maclaurin": "revoiced-2000-maclaurin-{decoder}-seed{seed}",
 }
@@ -64,8 +69,10 @@ def q3_numbers(results: Results) -> dict[str, str]:
         for key, name in KEYS.items():
             numbers |= scores_of(f"q3-{key}", decoder, results.speech(BY_NAME[name], decoder))
     config, data = runs["lstm"][0]["config"], runs["lstm"][0]["data"]
+    joint = results.speech(BY_NAME[KEYS["joint"]], "lstm")[0]
+    recorded = joint["data"]["sizes"]
     budgets = [result["budget"] for result in (runs["lstm"][0], runs["transformer"][0])]
-    numbers |= {
+    numbers |= few_clips(results) | {
         "q3-run": q3_plots.experiment(runs["lstm"][0]),
         "q3-data": speech_data(data),
         "q3-hop": f"{config['hop_ms']:g}",
@@ -82,8 +89,43 @@ def q3_numbers(results: Results) -> dict[str, str]:
         "q3-long-seconds": str(LONG),
         "q3-longest": number(data["longest"]["train"], 1),
         "q3-level": rf"{metrics.LEVEL}\,\%",
+        "q3-recorded-all": number(sum(recorded.values())),
+        "q3-recorded-train": number(recorded["train"]),
+        "q3-recorded-test": number(recorded["test"]),
+        "q3-ctc-share": f"{joint['config']['ctc_weight']:g}",
+        "q3-vocabulary": str(len(VOCABULARY)),
+        "q3-positions": str(MAX_TOKENS),
+        "q3-most": str(MAX_TOKENS - 1),  # characters that a decoder with positions writes
     }
     return numbers
+
+
+def few_clips(results: Results) -> dict[str, str]:
+    """Trainings from scratch on few clips: the decoders, and the series in the encoder against softmax.
+
+    Nothing where they were not run, as in scores_of.
+    """
+    lstm, softmax = (results.speech(BY_NAME[KEYS["few"]], decoder) for decoder in q3_plots.NAMES)
+    series = results.speech(BY_NAME[KEYS["maclaurin"]], "transformer")
+    groups = lstm, softmax, series
+    if not all(groups):
+        return {}
+    rates = [utils.mean_std([run["metrics"]["test"]["cer"]["mean"] for run in runs]) for runs in groups]
+    epochs = [np.median([epoch["seconds"] for run in runs for epoch in run["history"]]) for runs in (series, softmax)]
+    config, budget, data = (series[0][key] for key in ("config", "budget", "data"))
+    dim = config["hidden_dim"] // config["num_heads"]
+    return {
+        "q3-few-verdict": verdict("the Transformer", rates[1], rates[0], more_is_better=False),
+        "q3-few-clips": number(budget["clips"]),
+        "q3-few-epochs": str(budget["epochs"]),
+        "q3-few-seeds": str(len(softmax)),
+        "q3-kernel-verdict": verdict("the series", rates[2], rates[1], more_is_better=False),
+        "q3-kernel-time": number(epochs[0] / epochs[1], 1),
+        "q3-kernel-seeds": str(len(series)),
+        "q3-head-dim": str(dim),
+        "q3-kernel-crossover": number(feature_dim(dim) * (dim + 1) / dim),
+        "q3-kernel-positions": number(data["longest"]["train"] * 1000 / config["hop_ms"] / 2),
+    }
 
 
 def scores_of(prefix: str, decoder: str, found: list[dict]) -> dict[str, str]:
@@ -143,9 +185,15 @@ def q3_results(results: Results) -> str:
                 # numbers below 1 without their zero: the table is as wide as the page
                 shown = [plain(readme_table.score(pairs, name)) for name in ("loss", *SCORES)]
                 shown = [re.sub(r"(?<!\d)0\.", ".", cell.replace(" not converged", "*")) for cell in shown]
+                shown = [whole(cell) if re.match(r"\d{3}", cell) else cell for cell in shown]
                 size = rf"{number(budget['clips'])} $\times$ {budget['epochs']}" if budget else ""
                 rows.append([q3_plots.NAMES[decoder], str(len(trained)), size, *shown])
     return tabular("lrrrrrrrr", header, rows)
+
+
+def whole(cell: str) -> str:
+    """Without decimals: above 100 % they only take room."""
+    return re.sub(r"\d+\.\d+", lambda match: f"{float(match[0]):.0f}", cell)
 
 
 def q3_transcripts(results: Results) -> str:

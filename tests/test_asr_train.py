@@ -540,7 +540,7 @@ def test_shipped_checkpoints_score_as_reported(decoder):
     corpus_dir = utils.ROOT.parent / "shared" / "data" / "LJSpeech-1.1"
     if not corpus_dir.exists():
         pytest.skip("needs the recorded clips in ../shared/data")
-    paths = (utils.ROOT / "results" / "q3").glob(f"ljspeech-345-tuned-{decoder}-seed?.json")
+    paths = (utils.ROOT / "results" / "q3").glob(f"ljspeech-345-rehearsed-{decoder}-seed?.json")
     seeds = [json.loads(path.read_text())["metrics"] for path in paths]
     reported = min(seeds, key=lambda metrics: metrics["validation"]["cer"]["mean"])["test"]
     model, features = load_model(SHIPPED[decoder])

@@ -192,6 +192,23 @@ def test_numbers_agree_with_the_results(built):
     assert f" & {ratio:.1f} & " in built["q1-speed.tex"].splitlines()[-4]
 
 
+def test_the_kernels_paragraph_agrees_with_the_results(built):
+    numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", built["numbers.tex"]))
+    folder = utils.ROOT / "results" / "q3"
+    softmax, series = (
+        [json.loads(path.read_text()) for path in sorted(folder.glob(f"revoiced-2000-{kernel}transformer-seed?.json"))]
+        for kernel in ("", "maclaurin-")
+    )
+    rates = [np.array([100 * run["metrics"]["test"]["cer"]["mean"] for run in runs]) for runs in (series, softmax)]
+    difference = abs(rates[0].mean() - rates[1].mean())
+    error = np.sqrt(sum(rate.var(ddof=1) / len(rate) for rate in rates))
+    assert f"{difference:.1f} points (standard error {error:.1f})" in numbers["q3-kernel-verdict"]
+    assert {run["config"]["kernel"] for run in series} == {"maclaurin"}
+    assert (numbers["q3-kernel-seeds"], numbers["q3-few-seeds"]) == (str(len(series)), str(len(softmax)))
+    dim = 100  # M = 101 * 102 / 2, and L* = M (D + 1) / D
+    assert numbers["q3-kernel-crossover"].replace("{,}", "") == f"{101 * 102 / 2 * (dim + 1) / dim:.0f}"
+
+
 # --- the generator's parts ---------------------------------------------------------------------------
 
 
@@ -212,7 +229,9 @@ def accuracies(*values):
     ],
 )
 def test_verdict_weighs_the_difference_against_the_seeds(pooled, strided, expected):
-    assert expected in tables_q2.verdict(accuracies(*pooled), accuracies(*strided))
+    pair = accuracies(*pooled), accuracies(*strided)
+    assert expected in latex.verdict("max-pooling", *pair)
+    assert expected in latex.verdict("max-pooling", *reversed(pair), more_is_better=False)
 
 
 @pytest.mark.parametrize(
