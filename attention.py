@@ -134,11 +134,11 @@ def _maclaurin_attention(
 
 def _visible(query: Tensor, key: Tensor, causal: bool, hidden: Tensor | None) -> Tensor | None:
     """True where a query may look at a key, (L, S) or (B, 1, L or 1, S); None where all may look at all."""
-    if hidden is None and not causal:
-        return None
-    visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
-    visible = visible.tril() if causal else visible
-    return visible if hidden is None else visible & ~hidden[..., None, :]
+    visible = None if hidden is None else ~hidden[..., None, :]  # (B, 1, 1, S)
+    if not causal:
+        return visible
+    triangle = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()  # (L, S)
+    return triangle if visible is None else visible & triangle
 
 
 class SubBlock(nn.Module):
