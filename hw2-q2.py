@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+import command_line
 import q2_strong
+import records
 import utils
 from image_data import PARTS, ImageData, load_images, normalise_, read_image, to_pixels, with_course_test_split
 from q2_config import Config, parse_config
@@ -220,7 +222,7 @@ def save_model(path: Path, model: nn.Module, config: Config, data: ImageData) ->
         "source": data.source,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    utils.write_file(path, safetensors_bytes(weights, metadata={"model": json.dumps(header)}))
+    records.write_file(path, safetensors_bytes(weights, metadata={"model": json.dumps(header)}))
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict]:
@@ -306,7 +308,8 @@ def summarise(config: Config, trials: list[dict], data: ImageData) -> dict:
             values = {name: [trial[part][name] for trial in converged] for name in names}
             # an undefined score, null in a child's file, is NaN again
             metrics[part] = {
-                name: utils.mean_std([math.nan if value is None else value for value in values[name]]) for name in names
+                name: records.mean_std([math.nan if value is None else value for value in values[name]])
+                for name in names
             }
     epochs = [record["seconds"] for trial in trials for record in trial["history"]]
     return {
@@ -435,7 +438,7 @@ def print_summary(result: dict) -> None:
         )
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
     config, images, checkpoint = parse_config(argv, __doc__)
     # Steps this small gain little from a second thread and lose much beside a busy neighbour; and the sums, so the
@@ -455,7 +458,7 @@ def main(argv: list[str] | None = None) -> int:
     if config.dry_run:
         print("dry run: a short epoch on few images; nothing was written")
         return 0
-    path = utils.save_results(config.out, result)
+    path = records.save_results(config.out, result)
     print(f"results: {path}")
     if not config.no_test:
         import q2_plots

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import utils
+import command_line
+import records
 from q1_linear_attention import (
     approximation_bound,
     feature_dim,
@@ -74,7 +75,7 @@ def measure_errors(config: Config) -> list[dict]:
                 distance = (series_weights(query, key, terms) - (query @ key.mT).softmax(-1)).abs().sum(-1)
                 errors.append(distance.mean().item())
                 bounds.append(approximation_bound(query, key, terms, scale=1.0).mean().item())
-            row = {"terms": terms, "largest_score": score, "error": utils.mean_std(errors)}
+            row = {"terms": terms, "largest_score": score, "error": records.mean_std(errors)}
             rows.append(row | {"bound": max(bounds)})
     return rows
 
@@ -154,9 +155,9 @@ def report(result: dict) -> str:
     return "\n".join(lines)
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = utils.ArgumentParser(description=__doc__)
+    parser = command_line.ArgumentParser(description=__doc__)
     parser.add_flag("dim", type=int, default=Config.dim, help="head dimension of the error table (16)")
     parser.add_flag("length", type=int, default=Config.length, help="queries and keys of the error table (256)")
     parser.add_flag("seeds", type=int, nargs="+", default=Config.seeds, help="seeds of the error table (0 1 2 3 4)")
@@ -165,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     config = Config(**args | {"seeds": tuple(args["seeds"])})
     result = run(config)
     print(report(result))
-    path = utils.save_results(config.out, result)
+    path = records.save_results(config.out, result)
     import q1_plots  # matplotlib takes a second
 
     print(

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+import command_line
 import utils
 
 COLOURS = (*utils.COLOURS, "#000000")
@@ -143,9 +144,9 @@ def plot_weights(result: dict) -> Figure:
     return figure
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = utils.ArgumentParser(description=__doc__)
+    parser = command_line.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="result files of Question 1")
     parser.add_flag("out", default="runs/plots", help="folder for the plots (runs/plots)")
     args = parser.parse_args(argv)

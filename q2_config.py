@@ -9,8 +9,9 @@ from argparse import SUPPRESS, RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import q2_strong
-import utils
+import records
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Config:
             "seed": (self.seed >= 0, "not negative"),
             "seeds": (all(s >= 0 for s in self.seeds) and len(set(self.seeds)) == len(self.seeds), "distinct, from 0"),
         }
-        utils.check_flags(self, checks)
+        command_line.check_flags(self, checks)
         if self.recipe == "strong" and (self.sweep or self.no_maxpool or self.optimizer != "adam"):
             raise ValueError(
                 "--recipe strong has its own network and optimiser: leave out --sweep, --no_maxpool and --optimizer"
@@ -82,12 +83,12 @@ class Config:
                 flags += ["--seeds", *map(str, value)] if value else []
             elif value is not False:
                 flags += [f"--{field.name}", str(value)]
-        return [sys.executable, str(utils.ROOT / "hw2-q2.py"), *flags]
+        return [sys.executable, str(records.ROOT / "hw2-q2.py"), *flags]
 
 
 def parse_config(argv: list[str] | None, description: str) -> tuple[Config, list[str] | None, str]:
     """Read the command line into a Config, the images to predict (None to train), and the checkpoint for them."""
-    parser = utils.ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_line.ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     flag = lambda name, text, **kwargs: parser.add_flag(name, help=text, default=SUPPRESS, **kwargs)  # noqa: E731
     flag("dataset", "octmnist (default), another single-label 2-D MedMNIST set, mnist, or synthetic-oct (made offline)")
     flag("data_root", "folder of the data files (data)")
@@ -119,7 +120,7 @@ def parse_config(argv: list[str] | None, description: str) -> tuple[Config, list
     flag("checkpoint", "a .safetensors file that a training run wrote (the shipped strong model)", metavar="FILE")
     given = vars(parser.parse_args(argv))
     images = given.pop("predict", None)
-    checkpoint = given.pop("checkpoint", str(utils.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"))
+    checkpoint = given.pop("checkpoint", str(records.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"))
     if "seeds" in given:
         given["seeds"] = tuple(given["seeds"])
     elif given.get("sweep"):

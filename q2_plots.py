@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import command_line
 import utils
 from image_data import load_images, with_course_test_split
 
@@ -197,9 +198,9 @@ def plot_shift(result: dict) -> Figure:
     return figure
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = utils.ArgumentParser(description=__doc__)
+    parser = command_line.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="result files of hw2-q2.py and q2_shift.py")
     parser.add_flag("out", default="runs/plots", help="folder for the plots (runs/plots)")
     parser.add_flag("data_root", default="data", help="folder of the data files, for the panel of mistakes (data)")

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import utils
+import command_line
+import records
 from image_data import load_images
 
 SHIFTS = (1, 2, 3, 4)  # pixels
@@ -78,7 +79,7 @@ def run(dataset: str, data_root: str, out: str) -> dict:
         networks = [q2.load_model(file)[0] for file in files]
         answers = [[response(network, images, shift) for network in networks] for shift in SHIFTS]
         models[variant] = {"settings": summary["settings"], "receptive_field": receptive_field(networks[0])} | {
-            name: [utils.mean_std([answer[name] for answer in seeds]) for seeds in answers] for name in answers[0][0]
+            name: [records.mean_std([answer[name] for answer in seeds]) for seeds in answers] for name in answers[0][0]
         }
     return {
         "question": "q2",
@@ -90,9 +91,9 @@ def run(dataset: str, data_root: str, out: str) -> dict:
     }
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = utils.ArgumentParser(description=__doc__)
+    parser = command_line.ArgumentParser(description=__doc__)
     parser.add_flag("dataset", default="octmnist", help="as of the sweep (octmnist)")
     parser.add_flag("data_root", default="data", help="folder of the data files (data)")
     parser.add_flag("out", default="runs", help="folder of the sweep, and for the result (runs)")
@@ -102,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     for variant, model in result["models"].items():
         changed = ", ".join(f"{100 * answer['mean']:.1f}" for answer in model["changed_predictions"])
         print(f"{variant}: a feature sees {model['receptive_field']} pixels; moved by 1 to 4, {changed} % change class")
-    path = utils.save_results(args.out, result)
+    path = records.save_results(args.out, result)
     import q2_plots
 
     print(path, *q2_plots.draw(path, Path(args.out) / "plots"), sep="\n")

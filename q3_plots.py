@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import command_line
 import utils
 from asr.train import VALIDATION_CLIPS
 
@@ -180,9 +181,9 @@ def plot_attention(results: list[dict]) -> Figure:
     return figure
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = utils.ArgumentParser(description=__doc__)
+    parser = command_line.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="result files of python -m asr train")
     parser.add_flag("out", default="runs/plots", help="folder for the plots (runs/plots)")
     args = parser.parse_args(argv)

@@ -7,8 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import q3_plots
-import utils
+import records
 from asr.metrics import NOT_CONVERGED
 from q1_monomials import feature_dim
 
@@ -324,7 +325,7 @@ def speech_table(root: Path, first: str, runs: tuple[SpeechRun, ...]) -> str:
 
 def minutes(found: list[tuple[Path, dict]]) -> str:
     """Of a training, the mean over seeds."""
-    return f"{utils.mean_std([result['seconds'] / 60 for _, result in found])['mean']:.1f} min"
+    return f"{records.mean_std([result['seconds'] / 60 for _, result in found])['mean']:.1f} min"
 
 
 def score(found: list[tuple[Path, dict]], name: str) -> str:
@@ -336,7 +337,7 @@ def score(found: list[tuple[Path, dict]], name: str) -> str:
     values = metrics if name == "loss" else [metric["mean"] for metric in metrics]
     doubt = " not converged" if name == "cer" and min(values) > NOT_CONVERGED else ""
     if len(metrics) > 1:
-        return spread(utils.mean_std(values), scale, digits) + doubt
+        return spread(records.mean_std(values), scale, digits) + doubt
     return (f"{metrics[0]:.3f}" if name == "loss" else interval(metrics[0], scale, digits)) + doubt
 
 
@@ -393,11 +394,11 @@ def render(text: str, root: Path) -> str:
     return text
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    utils.ArgumentParser(description=__doc__).parse_args(argv)
-    readme = utils.ROOT / "README.md"
-    utils.write_file(readme, render(readme.read_text(), utils.ROOT).encode())
+    command_line.ArgumentParser(description=__doc__).parse_args(argv)
+    readme = records.ROOT / "README.md"
+    records.write_file(readme, render(readme.read_text(), records.ROOT).encode())
 
 
 if __name__ == "__main__":

@@ -1,29 +1,20 @@
-"""What every script of the course shares: seeds, image data, the training loop, results, plots.
+"""What every script of the course shares: seeds, image data, the training loop, plots.
 
 Read `fit` first: it is the only training loop of this repository.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import functools
 import hashlib
 import io
-import json
 import math
 import os
-import platform
 import random
-import re
-import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -35,10 +26,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from image_data import ImageData, load_images
+from records import write_file
 
 __all__ = ["ImageData", "load_images"]
-
-ROOT = Path(__file__).resolve().parent
 
 # --- seeds -------------------------------------------------------------------------------------------
 
@@ -260,77 +250,6 @@ class _Run:
             raise ValueError(f"{path} was made with other settings ({', '.join(changed)}): train without --resume")
 
 
-# --- results -----------------------------------------------------------------------------------------
-
-
-def write_file(path: str | Path, data: bytes) -> None:
-    """Write a file in one piece: its name never holds half of the data, whatever stops the writing.
-
-    Raises OSError that names the file, with nothing left behind, where the disk is full or read-only.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror or error}): make room, or choose another --out") from error
-    finally:
-        with contextlib.suppress(OSError):  # gone already where all went well
-            temporary.unlink()
-
-
-def mean_std(values: list[float]) -> dict:
-    """Mean and sample standard deviation (0 for a single value) over seeds, with the values themselves."""
-    return {
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-        "values": list(values),
-    }
-
-
-def save_results(out: str | Path, result: dict) -> Path:
-    """Write a result to `out`/<question>/<run>.json, together with the environment it was measured in."""
-    path = Path(out) / result["question"] / f"{result['run']}.json"
-    text = json.dumps(_finite({**result, "environment": environment()}), indent=1, allow_nan=False)
-    # a list of numbers goes on one line, for readers and for git
-    text = re.sub(r"\[\s+((?:(?:[-+.\deE]+|null),?\s+)+)\]", lambda match: f"[{' '.join(match[1].split())}]", text)
-    write_file(path, text.encode() + b"\n")
-    return path
-
-
-def _finite(value):
-    """JSON has no NaN: what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def environment() -> dict:
-    """Library versions, processor, threads and commit: what a figure depends on beside its configuration."""
-    packages = ("torch", "torchvision", "accelerate", "numpy", "medmnist")
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_commit": commit or "unknown",
-    }
-
-
 # --- plots -------------------------------------------------------------------------------------------
 
 # Okabe and Ito's palette: distinct for colour-blind readers; the line styles keep it so in black and white
@@ -372,51 +291,3 @@ def save_figure(figure, stem: str | Path, *sources: Path) -> list[Path]:
         figure.savefig(buffer, format=path.suffix[1:], metadata=metadata | extra)
         write_file(path, buffer.getvalue())
     return paths
-
-
-# --- the command line --------------------------------------------------------------------------------
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Accepts each flag with one dash or two, and reports a mistake in one line."""
-
-    def add_flag(self, name: str, **kwargs) -> None:
-        self.add_argument(f"--{name}", **kwargs)
-
-    def parse_known_args(self, args=None, namespace=None):
-        args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([re.sub(r"^-(?=[a-z][a-z0-9_])", "--", arg) for arg in args], namespace)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
-
-
-def check_flags(config, checks: dict[str, tuple[bool, str]]) -> None:
-    """Raise ValueError for the first flag of a Config that is not valid, with what was expected of it."""
-    for name, (valid, expected) in checks.items():
-        if not valid:
-            raise ValueError(f"--{name} is {getattr(config, name)}, but must be {expected}")
-
-
-def command_line(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
-    """Turn what a user can cause into one line on stderr and an exit code, instead of a traceback.
-
-    2: wrong input or an unusable file; 1: training diverged; 130: Ctrl-C.
-    """
-
-    @functools.wraps(main)
-    def run(argv: list[str] | None = None) -> int:
-        try:
-            return main(argv) or 0
-        except KeyboardInterrupt:
-            message, code = "interrupted; a training run goes on where it was with the same command and --resume", 130
-        except Diverged as error:
-            message, code = str(error), 1
-        except (ValueError, OSError) as error:
-            message, code = f"error: {error}", 2
-        script = Path(sys.argv[0])
-        name = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
-        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
-        return code
-
-    return run

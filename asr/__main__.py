@@ -6,13 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
+import command_line
+import records
 import utils
 
-SHIPPED = utils.ROOT / "checkpoints" / "ljspeech-345-tuned-lstm.safetensors"
+SHIPPED = records.ROOT / "checkpoints" / "ljspeech-345-tuned-lstm.safetensors"
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
 
 
-def add_training_flags(parser: utils.ArgumentParser) -> None:
+def add_training_flags(parser: command_line.ArgumentParser) -> None:
     flag = lambda name, text, **kwargs: parser.add_flag(name, help=text, default=argparse.SUPPRESS, **kwargs)  # noqa: E731
     flag("decoder", "lstm (default) or transformer", choices=("lstm", "transformer"))
     flag("data", "a corpus in LJ Speech's layout (data/LJSpeech-1.1)", metavar="DIR")
@@ -45,16 +47,16 @@ def add_training_flags(parser: utils.ArgumentParser) -> None:
     flag("tensorboard", "log to OUT/q3/NAME-tensorboard", action="store_true")
 
 
-def add_search_flags(parser: utils.ArgumentParser, beam: int, ctc_weight: float) -> None:
-    text = f"a .safetensors file that a training run wrote ({SHIPPED.relative_to(utils.ROOT)}, tuned on LJ Speech)"
+def add_search_flags(parser: command_line.ArgumentParser, beam: int, ctc_weight: float) -> None:
+    text = f"a .safetensors file that a training run wrote ({SHIPPED.relative_to(records.ROOT)}, tuned on LJ Speech)"
     parser.add_flag("checkpoint", default=str(SHIPPED), metavar="FILE", help=text)
     parser.add_flag("beam", type=int, default=beam, help=f"width of the beam; 1 is greedy search ({beam})")
     text = f"share that the encoder's CTC head has in the scores of sentences ({ctc_weight:g})"
     parser.add_flag("ctc_weight", type=float, default=ctc_weight, help=text)
 
 
-def build_parser() -> utils.ArgumentParser:
-    parser = utils.ArgumentParser(prog="python -m asr", description=__doc__)
+def build_parser() -> command_line.ArgumentParser:
+    parser = command_line.ArgumentParser(prog="python -m asr", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a recogniser, then score it on the test part")
     add_training_flags(train)
@@ -92,7 +94,7 @@ def run_train(args: dict) -> None:
         error_rate = result["metrics"]["validation"]["cer"]["mean"]
         if error_rate > NOT_CONVERGED:
             print(f"not converged: {error_rate:.0%} of the characters are wrong; train on more clips, for more epochs")
-        print(utils.save_results(args.get("out", train.Config.out), result))
+        print(records.save_results(args.get("out", train.Config.out), result))
 
 
 def run_evaluate(args: dict) -> None:
@@ -124,7 +126,7 @@ def run_evaluate(args: dict) -> None:
         "attention": train.attention_map(model, getattr(corpus, args["part"])),
     }
     print(summary(args["part"], metrics))
-    print(utils.save_results(args["out"], result))
+    print(records.save_results(args["out"], result))
 
 
 def run_transcribe(args: dict) -> None:
@@ -145,7 +147,7 @@ def check_search(args: dict) -> None:
         raise ValueError("--ctc does without the decoder and its search: leave out --beam and --ctc_weight")
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
     args = vars(build_parser().parse_args(argv))
     if args["command"] != "train":

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-import utils
+import records
 from asr.audio import Features
 from asr.model import SpeechRecognizer
 
@@ -18,7 +18,7 @@ def save_model(path: str | Path, model: SpeechRecognizer, features: Features) ->
     """Write a model that was trained on `features`, its weights in float16."""
     header = {"model": json.dumps(model.settings), "features": json.dumps(dataclasses.asdict(features))}
     weights = {name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in model.state_dict().items()}
-    utils.write_file(path, safetensors.torch.save(weights, header))
+    records.write_file(path, safetensors.torch.save(weights, header))
 
 
 def load_model(path: str | Path) -> tuple[SpeechRecognizer, Features]:

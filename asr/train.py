@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchaudio.functional import mask_along_axis_iid
 from tqdm import tqdm
 
+import command_line
 import utils
 from asr.audio import Features
 from asr.checkpoint import load_model, save_model
@@ -80,7 +81,7 @@ class Config:
             "clips": (self.clips is None or self.clips >= 1, "at least 1"),
             "seed": (self.seed >= 0, "not negative"),
         }
-        utils.check_flags(self, checks)
+        command_line.check_flags(self, checks)
 
     def settings(self) -> dict:
         """What the trained weights depend on."""

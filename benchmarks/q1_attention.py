@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-import utils
+import command_line
+import records
 from q1_linear_attention import feature_dim, linear_attention, maclaurin_features, softmax_attention
 
 LENGTHS = [2**exponent for exponent in range(9, 17)]
@@ -366,9 +367,9 @@ def report(result: dict) -> str:
     return "\n".join(lines)
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = utils.ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = command_line.ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     default = Config()
     parser.add_flag("dims", type=int, nargs="+", default=default.dims, help="head dimensions (16 32 64)")
     parser.add_flag("heads", type=int, default=default.heads, help="heads (4)")
@@ -393,7 +394,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("--device cuda: PyTorch finds no CUDA device here")
     result = run(config)
     print(report(result))
-    print(utils.save_results(Path(config.out), result))
+    print(records.save_results(Path(config.out), result))
 
 
 if __name__ == "__main__":

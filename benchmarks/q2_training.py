@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
+import command_line
+import records
 import synthetic_data
 import utils
 
@@ -85,9 +87,9 @@ def compare(what: str, baseline, ours, repetitions: int, per_second: int | None 
     return {"what": what, **{side: {"median": statistics.median(v), "values": v} for side, v in sides.items()}}
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = utils.ArgumentParser(description=__doc__)
+    parser = command_line.ArgumentParser(description=__doc__)
     parser.add_flag("out", default="runs", help="folder of the result file (runs)")
     parser.add_flag("repetitions", type=int, default=5, help="of each comparison of one epoch (5)")
     parser.add_flag("sweep_scans", type=int, default=12000, help="training images of the sweep (12000)")
@@ -141,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     for row in metrics.values():
         baseline, ours, ratio = (row[side]["median"] for side in ("baseline", "ours", "ratio"))
         print(f"{row['what']}: {baseline:.1f} -> {ours:.1f}, ratio {ratio:.2f}")
-    print(utils.save_results(Path(args.out), result))
+    print(records.save_results(Path(args.out), result))
 
 
 if __name__ == "__main__":

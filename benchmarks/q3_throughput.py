@@ -27,6 +27,8 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
+import command_line
+import records
 import utils
 from asr.audio import SAMPLE_RATE, Features, log_mel, read_audio
 from asr.checkpoint import save_model
@@ -186,7 +188,7 @@ def transcription(config: Config, part: Part, folder: Path) -> dict:
     imports = [sys.executable, "-c", "import torch, torchaudio"]
     transcribe = [sys.executable, "-m", "asr", "transcribe", str(folder / "speech.wav")]
     transcribe += ["--checkpoint", str(folder / "model.safetensors")]
-    call = partial(subprocess.run, cwd=utils.ROOT, check=True, capture_output=True, timeout=300)
+    call = partial(subprocess.run, cwd=records.ROOT, check=True, capture_output=True, timeout=300)
     pairs = [
         (seconds(lambda: call(imports)), seconds(lambda: call(transcribe))) for _ in range(config.repetitions + 1)
     ][1:]
@@ -246,9 +248,9 @@ def run(config: Config) -> dict:
     }
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = utils.ArgumentParser(description=__doc__)
+    parser = command_line.ArgumentParser(description=__doc__)
     parser.add_flag(
         "data", default=Config.data, metavar="DIR", help="a corpus in LJ Speech's layout (data/LJSpeech-1.1)"
     )
@@ -260,7 +262,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_flag("hop_ms", type=float, default=Config.hop_ms, help="our hop; the course's is 160 samples, 7.3 ms")
     parser.add_flag("out", default=Config.out, help="folder of the result file (runs)")
     config = Config(**vars(parser.parse_args(argv)))
-    print(utils.save_results(config.out, run(config)))
+    print(records.save_results(config.out, run(config)))
 
 
 if __name__ == "__main__":

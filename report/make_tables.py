@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import command_line
 import q3_plots
 import readme_table
-import utils
+import records
 from latex import Results, define, number, plain, tabular
 from tables_q1 import q1_numbers, q1_speed
 from tables_q2 import q2_data, q2_layers, q2_numbers, q2_results
@@ -111,12 +112,12 @@ def hash_of_sources() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-@utils.command_line
+@command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    utils.ArgumentParser(description=__doc__).parse_args(argv)
-    for name, text in build(utils.ROOT).items():
-        utils.write_file(HERE / "generated" / name, text.encode())
-    utils.write_file(HERE / "generated" / "sources.tex", define("sources", f"sha256:{hash_of_sources()}").encode())
+    command_line.ArgumentParser(description=__doc__).parse_args(argv)
+    for name, text in build(records.ROOT).items():
+        records.write_file(HERE / "generated" / name, text.encode())
+    records.write_file(HERE / "generated" / "sources.tex", define("sources", f"sha256:{hash_of_sources()}").encode())
 
 
 if __name__ == "__main__":

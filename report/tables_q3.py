@@ -9,7 +9,7 @@ import numpy as np
 
 import q3_plots
 import readme_table
-import utils
+import records
 from asr import metrics
 from asr.text import MAX_TOKENS, VOCABULARY, normalise
 from latex import Results, number, plain, tabular, verdict
@@ -110,7 +110,7 @@ def few_clips(results: Results) -> dict[str, str]:
     groups = lstm, softmax, series
     if not all(groups):
         return {}
-    rates = [utils.mean_std([run["metrics"]["test"]["cer"]["mean"] for run in runs]) for runs in groups]
+    rates = [records.mean_std([run["metrics"]["test"]["cer"]["mean"] for run in runs]) for runs in groups]
     epochs = [np.median([epoch["seconds"] for run in runs for epoch in run["history"]]) for runs in (series, softmax)]
     config, budget, data = (series[0][key] for key in ("config", "budget", "data"))
     dim = config["hidden_dim"] // config["num_heads"]

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-import utils
+import records
 from asr.audio import Features
 from asr.data import load_corpus
 from asr.generate import greedy
@@ -16,7 +16,7 @@ from asr.model import SpeechRecognizer
 from asr.text import EMPTY, START, STOP
 from synthetic_speech import write_corpus
 
-SPEC = importlib.util.spec_from_file_location("q3_throughput", utils.ROOT / "benchmarks" / "q3_throughput.py")
+SPEC = importlib.util.spec_from_file_location("q3_throughput", records.ROOT / "benchmarks" / "q3_throughput.py")
 benchmark = sys.modules["q3_throughput"] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(benchmark)
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import q3_plots
+import records
 import utils
 from asr import train
 from asr.__main__ import main
@@ -296,7 +297,7 @@ def test_seeds_and_joined_clips_share_the_plots_of_their_experiment(trained, tmp
 
 
 def test_plots_of_other_results_are_refused_in_one_line(capsys):
-    assert q3_plots.main([str(utils.ROOT / "results" / "q1" / "demo.json")]) == 2
+    assert q3_plots.main([str(records.ROOT / "results" / "q1" / "demo.json")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -347,7 +348,7 @@ def stop(run, path):
 utils._Run.save = stop
 sys.exit(main(["train", *{flags!r}]))
 """]  # fmt: skip
-    done = subprocess.run([sys.executable, *interrupted], cwd=utils.ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, *interrupted], cwd=records.ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 130
     assert main(["train", *flags, "--resume"]) == 0
     results = [json.loads((folder / "q3" / "spoken-lstm-seed0.json").read_text()) for folder in (trained, tmp_path)]
@@ -442,7 +443,7 @@ def test_another_corpus_is_rehearsed_beside_the_first(trained, corpus_dir, tmp_p
 
 def test_messages_name_the_command_as_it_was_typed():
     command = [sys.executable, "-m", "asr", "transcribe", "a.wav", "--checkpoint", "none.safetensors"]
-    done = subprocess.run(command, cwd=utils.ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=records.ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("python -m asr: error: ")
 
@@ -515,7 +516,7 @@ def test_log_mel_of_what_transcribe_hears_is_what_training_saw(corpus_dir):
 
 # --- the shipped checkpoints -------------------------------------------------------------------------
 
-SHIPPED = {name: utils.ROOT / "checkpoints" / f"ljspeech-345-tuned-{name}.safetensors" for name in q3_plots.NAMES}
+SHIPPED = {name: records.ROOT / "checkpoints" / f"ljspeech-345-tuned-{name}.safetensors" for name in q3_plots.NAMES}
 
 
 def test_without_a_checkpoint_the_shipped_one_transcribes(tmp_path, capsys):
@@ -537,10 +538,10 @@ def test_shipped_checkpoints_are_small(decoder):
 @pytest.mark.parametrize("decoder", SHIPPED)
 def test_shipped_checkpoints_score_as_reported(decoder):
     """Of the seeds that were tuned, the one with the lowest validation error rate."""
-    corpus_dir = utils.ROOT.parent / "shared" / "data" / "LJSpeech-1.1"
+    corpus_dir = records.ROOT.parent / "shared" / "data" / "LJSpeech-1.1"
     if not corpus_dir.exists():
         pytest.skip("needs the recorded clips in ../shared/data")
-    paths = (utils.ROOT / "results" / "q3").glob(f"ljspeech-345-rehearsed-{decoder}-seed?.json")
+    paths = (records.ROOT / "results" / "q3").glob(f"ljspeech-345-rehearsed-{decoder}-seed?.json")
     seeds = [json.loads(path.read_text())["metrics"] for path in paths]
     reported = min(seeds, key=lambda metrics: metrics["validation"]["cer"]["mean"])["test"]
     model, features = load_model(SHIPPED[decoder])

@@ -9,9 +9,9 @@ import pytest
 from nbclient import NotebookClient
 
 import readme_table
-import utils
+import records
 
-PATH = utils.ROOT / "hw2-q3.ipynb"
+PATH = records.ROOT / "hw2-q3.ipynb"
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
 
 
@@ -31,7 +31,7 @@ def texts(cell) -> str:
 
 def shown_result(decoder: str) -> dict:
     """Trained on the recorded corpus, or where that could not be had on the re-voiced one."""
-    folder = utils.ROOT / "results" / "q3"
+    folder = records.ROOT / "results" / "q3"
     paths = [folder / f"{corpus}-{decoder}-seed0.json" for corpus in ("LJSpeech-1.1", "revoiced")]
     return json.loads(next(path for path in paths if path.exists()).read_text())
 
@@ -61,7 +61,7 @@ def test_scores_shown_are_those_of_the_results(cells, decoder):
 
 @pytest.mark.parametrize("table", [readme_table.question_3, readme_table.question_3_recorded])
 def test_tables_are_those_of_the_readme(table, cells):
-    assert table(utils.ROOT) in "\n".join(map(texts, cells))
+    assert table(records.ROOT) in "\n".join(map(texts, cells))
 
 
 @pytest.mark.slow

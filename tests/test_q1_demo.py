@@ -15,10 +15,10 @@ from PIL import Image
 
 import q1_demo
 import q1_plots
-import utils
+import records
 from q1_linear_attention import feature_dim
 
-SPEC = importlib.util.spec_from_file_location("q1_benchmark", utils.ROOT / "benchmarks" / "q1_attention.py")
+SPEC = importlib.util.spec_from_file_location("q1_benchmark", records.ROOT / "benchmarks" / "q1_attention.py")
 benchmark = importlib.util.module_from_spec(SPEC)
 sys.modules["q1_benchmark"] = benchmark
 SPEC.loader.exec_module(benchmark)
@@ -105,7 +105,7 @@ def test_wrong_flags_are_one_line(flags, capsys):
 
 
 def test_the_script_itself_answers_help():
-    script = utils.ROOT / "q1_linear_attention.py"
+    script = records.ROOT / "q1_linear_attention.py"
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "--dim" in done.stdout
@@ -209,7 +209,7 @@ def test_benchmark_runs_and_its_plots_are_drawn_from_it(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_peak_memory_is_that_of_the_call_and_not_of_making_its_inputs(tmp_path):
     pytest.importorskip("taylor_series_linear_attention", reason="pip install -e '.[benchmark]'")
-    script = utils.ROOT / "benchmarks" / "q1_attention.py"
+    script = records.ROOT / "benchmarks" / "q1_attention.py"
     flags = ["--memory", "--longest", "4096", "--dims", "64", "--out", str(tmp_path)]
     subprocess.run([sys.executable, script, *flags], check=True, capture_output=True, timeout=300)
     path = tmp_path / "q1" / "attention-memory.json"
@@ -227,10 +227,10 @@ def test_peak_memory_is_that_of_the_call_and_not_of_making_its_inputs(tmp_path):
 # --- what is committed -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((utils.ROOT / "results" / "q1").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((records.ROOT / "results" / "q1").glob("*.json")), ids=lambda path: path.stem)
 def test_committed_plots_were_drawn_from_the_committed_results(path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    plots = sorted((utils.ROOT / "plots" / "q1").glob(f"{path.stem}-*.png"))
+    plots = sorted((records.ROOT / "plots" / "q1").glob(f"{path.stem}-*.png"))
     assert plots
     for plot in plots:
         assert Image.open(plot).text["Subject"] == f"sha256:{digest}"
@@ -238,6 +238,6 @@ def test_committed_plots_were_drawn_from_the_committed_results(path):
 
 
 def test_committed_speed_follows_from_its_rows():
-    result = json.loads((utils.ROOT / "results" / "q1" / "attention-speed.json").read_text())
+    result = json.loads((records.ROOT / "results" / "q1" / "attention-speed.json").read_text())
     assert benchmark.summary(result["rows"], result["config"]["heads"]) == result["metrics"]
     assert min(len(entry["seconds"]) for entry in result["rows"]) >= 5

@@ -21,12 +21,13 @@ import image_data
 import q2_plots
 import q2_strong
 import readme_table
+import records
 import synthetic_data
 import utils
 from q2_config import Config, parse_config
 
 q2 = importlib.import_module("hw2-q2")
-SCRIPT = utils.ROOT / "hw2-q2.py"
+SCRIPT = records.ROOT / "hw2-q2.py"
 
 
 @pytest.fixture(autouse=True)
@@ -427,7 +428,7 @@ def test_ctrl_c_leaves_a_run_to_resume(tmp_path, data_root):
 
 
 def test_shipped_model_predicts_any_image_and_goes_on_after_a_bad_file(tmp_path, capsys):
-    shipped = utils.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"
+    shipped = records.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"
     assert shipped.stat().st_size < 1_500_000
     Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "colour.jpg")
     Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)).save(tmp_path / "exact.png")
@@ -461,15 +462,15 @@ def test_prediction_refuses_what_is_no_checkpoint(tmp_path, capsys):
 
 
 def committed_results():
-    return sorted((utils.ROOT / "results" / "q2").glob("*-sweep.json")) + sorted(
-        (utils.ROOT / "results" / "q2").glob("*-strong-*.json")
+    return sorted((records.ROOT / "results" / "q2").glob("*-sweep.json")) + sorted(
+        (records.ROOT / "results" / "q2").glob("*-strong-*.json")
     )
 
 
 @pytest.mark.parametrize("path", committed_results(), ids=lambda path: path.stem)
 def test_committed_plots_were_drawn_from_the_committed_results(path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    plots = sorted((utils.ROOT / "plots" / "q2").glob(f"{path.stem}-*.png"))
+    plots = sorted((records.ROOT / "plots" / "q2").glob(f"{path.stem}-*.png"))
     assert len(plots) >= 3
     for plot in plots:
         assert Image.open(plot).text["Subject"] == f"sha256:{digest}"
@@ -488,15 +489,15 @@ def test_committed_means_are_those_of_their_trials(path):
 
 
 def test_readme_is_current():
-    readme = (utils.ROOT / "README.md").read_text()
-    assert readme_table.render(readme, utils.ROOT) == readme
+    readme = (records.ROOT / "README.md").read_text()
+    assert readme_table.render(readme, records.ROOT) == readme
 
 
 def test_synthetic_results_say_synthetic():
-    path = utils.ROOT / "results" / "q2" / "synthetic-oct-sweep.json"
+    path = records.ROOT / "results" / "q2" / "synthetic-oct-sweep.json"
     result = json.loads(path.read_text())
     assert result["data"]["source"] == "synthetic"
     assert "synthetic" in q2_plots.plot_curves(result).get_suptitle().replace("synthetic-oct", "")
-    rows = [line for line in (utils.ROOT / "README.md").read_text().splitlines() if "synthetic-oct-sweep" in line]
+    rows = [line for line in (records.ROOT / "README.md").read_text().splitlines() if "synthetic-oct-sweep" in line]
     assert rows
     assert all("(synthetic)" in row for row in rows)

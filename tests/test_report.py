@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import utils
+import records
 
-REPORT = utils.ROOT / "report"
+REPORT = records.ROOT / "report"
 sys.path.insert(0, str(REPORT))
 import latex  # noqa: E402
 import make_tables  # noqa: E402
@@ -43,7 +43,7 @@ def sha256(path):
 def marked_labels():
     """The arguments of every `@pytest.mark.equation(...)` in tests/, from the syntax trees, with their tests."""
     found = {}
-    for path in (utils.ROOT / "tests").glob("test_*.py"):
+    for path in (records.ROOT / "tests").glob("test_*.py"):
         for function in ast.walk(ast.parse(path.read_text())):
             if not isinstance(function, ast.FunctionDef) or not function.name.startswith("test_"):
                 continue
@@ -97,7 +97,7 @@ def test_every_reference_has_its_target():
 
 @pytest.fixture(scope="module")
 def built():
-    return make_tables.build(utils.ROOT)
+    return make_tables.build(records.ROOT)
 
 
 def test_generated_files_are_what_the_results_give(built):
@@ -112,11 +112,11 @@ def test_generated_files_name_their_sources_with_their_hashes(name):
     sources = re.findall(r"^%   (\S+) sha256:(\w{64})$", text, re.MULTILINE)
     assert sources or name in ("q2-layers.tex", "q3-pairs.tex")  # from the network and from texts, not from results
     for path, digest in sources:
-        assert digest == sha256(utils.ROOT / path), f"{name} is older than {path}: run make report"
+        assert digest == sha256(records.ROOT / path), f"{name} is older than {path}: run make report"
 
 
 def test_a_changed_result_changes_the_tables(tmp_path, built):
-    shutil.copytree(utils.ROOT / "results", tmp_path / "results")
+    shutil.copytree(records.ROOT / "results", tmp_path / "results")
     path = tmp_path / "results" / "q2" / "synthetic-oct-sweep.json"
     sweep = json.loads(path.read_text())
     next(iter(sweep["models"].values()))["metrics"]["test"]["accuracy"]["mean"] = 0.4321
@@ -128,7 +128,7 @@ def test_a_changed_result_changes_the_tables(tmp_path, built):
 
 
 def test_results_of_the_homeworks_own_data_take_over(tmp_path):
-    shutil.copytree(utils.ROOT / "results", tmp_path / "results")
+    shutil.copytree(records.ROOT / "results", tmp_path / "results")
     for kind in ("sweep", "shift"):
         text = (tmp_path / "results" / "q2" / f"pneumoniamnist-{kind}.json").read_text()
         (tmp_path / "results" / "q2" / f"octmnist-{kind}.json").write_text(text.replace("pneumoniamnist", "octmnist"))
@@ -175,14 +175,14 @@ def test_no_measured_number_is_typed_by_hand(name):
 def test_numbers_agree_with_the_results(built):
     """A few of them, read from the files by other code."""
     numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", built["numbers.tex"]))
-    sweep = json.loads((utils.ROOT / "results" / "q2" / "synthetic-oct-sweep.json").read_text())
+    sweep = json.loads((records.ROOT / "results" / "q2" / "synthetic-oct-sweep.json").read_text())
     trials = sweep["models"]["no_maxpool-sgd-lr0.1"]["trials"]
     accuracies = [100 * trial["test"]["accuracy"] for trial in trials]
     assert numbers["q2-synthetic-strided"] == rf"${np.mean(accuracies):.1f}\pm{np.std(accuracies, ddof=1):.1f}$\,\%"
-    shift = json.loads((utils.ROOT / "results" / "q2" / "synthetic-oct-shift.json").read_text())
+    shift = json.loads((records.ROOT / "results" / "q2" / "synthetic-oct-shift.json").read_text())
     changed = np.mean(shift["models"]["maxpool-sgd-lr0.1"]["changed_predictions"][1]["values"])
     assert numbers["q2-synthetic-pooled-changed"] == rf"{100 * changed:.1f}\,\%"
-    speed = json.loads((utils.ROOT / "results" / "q1" / "attention-speed.json").read_text())
+    speed = json.loads((records.ROOT / "results" / "q1" / "attention-speed.json").read_text())
     seconds = {
         row["contender"]: row["seconds"]
         for row in speed["rows"]
@@ -194,7 +194,7 @@ def test_numbers_agree_with_the_results(built):
 
 def test_the_kernels_paragraph_agrees_with_the_results(built):
     numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", built["numbers.tex"]))
-    folder = utils.ROOT / "results" / "q3"
+    folder = records.ROOT / "results" / "q3"
     softmax, series = (
         [json.loads(path.read_text()) for path in sorted(folder.glob(f"revoiced-2000-{kernel}transformer-seed?.json"))]
         for kernel in ("", "maclaurin-")
@@ -213,7 +213,7 @@ def test_the_kernels_paragraph_agrees_with_the_results(built):
 
 
 def accuracies(*values):
-    return utils.mean_std(list(values))
+    return records.mean_std(list(values))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_text_is_made_safe_for_latex():
 
 
 def results_by_hash():
-    return {sha256(path): path for path in (utils.ROOT / "results").rglob("*.json")}
+    return {sha256(path): path for path in (records.ROOT / "results").rglob("*.json")}
 
 
 def subjects(path):
@@ -284,7 +284,7 @@ def subjects(path):
     return [re.findall(rb"sha256:(\w{64})", found) for found in re.findall(rb"/Subject ?\((.*?)\)", path.read_bytes())]
 
 
-@pytest.mark.parametrize("path", sorted((utils.ROOT / "plots").rglob("*.pdf")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((records.ROOT / "plots").rglob("*.pdf")), ids=lambda path: path.stem)
 def test_plots_are_drawn_from_the_results_that_stand_there(path):
     if path.stem == "synthetic-oct-examples":  # drawn from the generator, not from a result
         return
@@ -301,7 +301,7 @@ def test_figures_of_the_report_are_plots_that_stand_there(built):
     assert used
     for name in used:
         plot = re.sub(r"\\result\{(.*?)\}", lambda match: numbers[match[1]], name)
-        assert (utils.ROOT / "plots" / f"{plot}.pdf").exists(), plot
+        assert (records.ROOT / "plots" / f"{plot}.pdf").exists(), plot
 
 
 def test_the_document_was_made_from_these_sources_and_plots():
@@ -333,7 +333,7 @@ def test_without_latex_one_line_says_what_to_install(tmp_path):
     (tmp_path / ".venv").mkdir()
     make = shutil.which("make")
     result = subprocess.run(
-        [make, "-f", utils.ROOT / "Makefile", "-o", ".venv/installed", "report"],
+        [make, "-f", records.ROOT / "Makefile", "-o", ".venv/installed", "report"],
         cwd=tmp_path, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert result.returncode != 0

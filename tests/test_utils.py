@@ -23,6 +23,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+import command_line
+import records
 import utils
 from utils import Batches, Diverged, fit
 
@@ -608,7 +610,7 @@ def test_write_file_without_room_leaves_nothing_behind(tmp_path, fault, old):
     if old:
         path.write_bytes(old)
     with pytest.raises(OSError, match="cannot write") as caught, fault():
-        utils.write_file(path, b"x" * 5000)
+        records.write_file(path, b"x" * 5000)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [file.name for file in path.parent.iterdir()] == (["run.json"] if old else [])
@@ -618,7 +620,7 @@ def test_write_file_without_room_leaves_nothing_behind(tmp_path, fault, old):
 def test_write_file_makes_folders_and_replaces(tmp_path):
     path = tmp_path / "new" / "folder" / "file"
     for data in (b"first, and longer", b"second"):
-        utils.write_file(str(path), data)
+        records.write_file(str(path), data)
         assert path.read_bytes() == data
     assert [file.name for file in path.parent.iterdir()] == ["file"]
 
@@ -894,7 +896,7 @@ def test_save_results_writes_strict_json_with_its_environment(tmp_path):
         "history": [{"epoch": 1, "train_loss": 0.1}, {"epoch": 2, "train_loss": math.nan}],
         "config": {"name": "é [1, 2]", "channels": [], "flag": True, "none": None, "nested": [[1, 2], [3]]},
     }
-    path = utils.save_results(tmp_path, result)
+    path = records.save_results(tmp_path, result)
     assert path == tmp_path / "q2" / "sweep-lr0.1.json"
 
     def refuse(constant):
@@ -925,7 +927,7 @@ def test_save_results_writes_strict_json_with_its_environment(tmp_path):
 
 @pytest.mark.parametrize("values", [[0.1, 0.4, 0.35], [2.0, 2.0], [3, 1, 4, 1, 5], [0.7]])
 def test_mean_std_is_the_sample_standard_deviation(values):
-    result = utils.mean_std(values)
+    result = records.mean_std(values)
     assert result["mean"] == pytest.approx(statistics.mean(values), rel=1e-12)
     expected = statistics.stdev(values) if len(values) > 1 else 0.0
     assert result["std"] == pytest.approx(expected, rel=1e-12, abs=1e-15)
@@ -991,7 +993,7 @@ def test_plot_style_ends_with_its_block():
 def test_a_users_mistake_is_one_line_and_an_exit_code(capsys, monkeypatch, error, code, words):
     monkeypatch.setattr(sys, "argv", ["/some/where/hw2-q2.py"])
 
-    @utils.command_line
+    @command_line.entry_point
     def main(argv=None):
         raise error
 
@@ -1005,7 +1007,7 @@ def test_a_users_mistake_is_one_line_and_an_exit_code(capsys, monkeypatch, error
 
 
 def test_success_is_zero_and_a_bug_keeps_its_traceback(capsys):
-    @utils.command_line
+    @command_line.entry_point
     def main(argv=None):
         if argv == ["bug"]:
             raise KeyError("bug")
@@ -1020,7 +1022,7 @@ def test_success_is_zero_and_a_bug_keeps_its_traceback(capsys):
 
 
 def make_parser():
-    parser = utils.ArgumentParser(prog="hw2-q2.py")
+    parser = command_line.ArgumentParser(prog="hw2-q2.py")
     parser.add_flag("no_maxpool", action="store_true")
     parser.add_flag("learning_rate", type=float, default=0.1)
     parser.add_flag("optimizer", choices=("sgd", "adam"), default="sgd")
