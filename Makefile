@@ -31,7 +31,7 @@ demo: .venv/installed ## all three questions in brief, on synthetic scans and sy
 	$(RUN) -m asr train --data runs/demo/spoken --decoder transformer --epochs 2 --out runs/demo
 
 test: .venv/installed-dev ## the tests that take seconds
-	$(RUN) -m pytest -m "not slow and not real_data"
+	$(RUN) -m pytest -n auto --dist loadfile -m "not slow and not real_data"
 
 test-rest: .venv/installed-dev
 	$(RUN) -m pytest -m "slow or real_data"
