@@ -334,23 +334,19 @@ def test_evaluate_gives_what_training_reported(trained, corpus_dir, capsys):
     assert main(["evaluate", *flags, "--join", "99"]) == 2
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(corpus_dir, trained, tmp_path):
-    flags = ["--data", str(corpus_dir), "--epochs", "2", *SMALL, "--out", str(tmp_path)]
-    interrupted = ["-c", f"""
-import sys, utils
-from asr.__main__ import main
-from asr import train
-save = utils._Run.save
-def stop(run, path):
-    save(run, path)
-    if len(run.history) == 1:
-        raise KeyboardInterrupt
-utils._Run.save = stop
-sys.exit(main(["train", *{flags!r}]))
-"""]  # fmt: skip
-    done = subprocess.run([sys.executable, *interrupted], cwd=records.ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 130
-    assert main(["train", *flags, "--resume"]) == 0
+def test_a_resumed_run_ends_as_the_uninterrupted_one(corpus_dir, trained, tmp_path, monkeypatch):
+    flags = ["train", "--data", str(corpus_dir), "--epochs", "2", *SMALL, "--out", str(tmp_path)]
+    save = utils._Run.save
+
+    def save_then_stop(run, path):
+        save(run, path)
+        if len(run.history) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(utils._Run, "save", save_then_stop)
+        assert main(flags) == 130
+    assert main([*flags, "--resume"]) == 0
     results = [json.loads((folder / "q3" / "spoken-lstm-seed0.json").read_text()) for folder in (trained, tmp_path)]
     losses = [[record["train_loss"] for record in result["history"]] for result in results]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # threads may differ in the last digits
