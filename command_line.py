@@ -1,16 +1,38 @@
-"""The command line of every script: flags with one dash or two, errors in one line, exit codes."""
+"""The command line of every script: flags with one dash or two, errors in one line, exit codes.
+
+A script imports this module before all others, so that Ctrl-C during its slow imports is one line, too. So it imports
+nothing that takes time.
+"""
 
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
+import ctypes
 import functools
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from utils import Diverged
+INTERRUPTED = "interrupted; a training run goes on where it was with the same command and --resume"
+CLOSED_PIPE = 128 + 13  # what a shell shows of a program that ended by SIGPIPE
+
+
+class CommandFailed(Exception):
+    """Ends a command with its message in one line, and with `exit_code`."""
+
+    exit_code = 2
+
+
+# --- flags -------------------------------------------------------------------------------------------
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -34,25 +56,157 @@ def check_flags(config, checks: dict[str, tuple[bool, str]]) -> None:
             raise ValueError(f"--{name} is {getattr(config, name)}, but must be {expected}")
 
 
+# --- errors and exit codes ---------------------------------------------------------------------------
+
+
 def entry_point(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
     """Turn what a user can cause into one line on stderr and an exit code, instead of a traceback.
 
-    2: wrong input or an unusable file; 1: training diverged; 130: Ctrl-C.
+    2: wrong input, an unusable file or too little memory; 3: training diverged; 130: Ctrl-C; 141, without a word:
+    nobody reads the output any more. What is not in the user's hands keeps its traceback, and Python's exit code 1.
     """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="spelled_out")
         try:
-            return main(argv) or 0
+            try:
+                return main(argv) or 0
+            finally:
+                if sys.stdout:
+                    sys.stdout.flush()  # here, where an error has a place to go
         except KeyboardInterrupt:
-            message, code = "interrupted; a training run goes on where it was with the same command and --resume", 130
-        except Diverged as error:
-            message, code = str(error), 1
-        except (ValueError, OSError) as error:
+            message, code = INTERRUPTED, 130
+        except CommandFailed as error:
+            message, code = str(error), error.exit_code
+        except OSError as error:
+            if _stdout_is_lost() and isinstance(error, BrokenPipeError):
+                return CLOSED_PIPE
+            named = error.filename and error.strerror
+            message, code = f"error: {f'{error.filename}: {error.strerror}' if named else error}", 2
+        except ValueError as error:
             message, code = f"error: {error}", 2
-        script = Path(sys.argv[0])
-        name = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
-        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            message, code = f"error: out of memory, try a smaller size or batch ({error})", 2
+        say(message)
         return code
 
     return run
+
+
+def say(message: str) -> None:
+    """One line on stderr, after the name of the program."""
+    script = Path(sys.argv[0])
+    name = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
+    with contextlib.suppress(OSError):
+        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _stdout_is_lost() -> bool:
+    """Whether what was printed can't be written; it is dropped then, or Python would try once more when it exits."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or PyTorch, on a CPU or a GPU, had too little memory; the last two by name, unimported."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
+
+
+@contextlib.contextmanager
+def attempt(what: str) -> Iterator[None]:
+    """A part of a command that may fail without harm to the rest, such as a plot of a saved result: with a note."""
+    try:
+        yield
+    except Exception as error:
+        say(f"note: {what} failed ({type(error).__name__}: {error})")
+
+
+# --- what a terminal can show ------------------------------------------------------------------------
+
+SPELLED_OUT = {"±": "+-", "≤": "<=", "≥": ">=", "→": "->"}
+
+
+def _spell_out(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that the terminal has not: é is e, and what nothing is like is a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = ""
+    for character in error.object[error.start : error.end]:
+        letters = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        plain += SPELLED_OUT.get(character) or letters or "?"
+    return plain, error.end
+
+
+codecs.register_error("spelled_out", _spell_out)  # for a terminal that has no ±
+
+# --- Ctrl-C, and the end of a parent -----------------------------------------------------------------
+
+
+def _interrupt(signal_number, frame) -> NoReturn:
+    """Ctrl-C: KeyboardInterrupt; but the end at once during an import, whose code might swallow or replace that."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            _end_interrupted()
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _end_interrupted() -> NoReturn:
+    say(INTERRUPTED)
+    os._exit(130)
+
+
+def _report_uncaught(kind, error, trace) -> None:
+    """Ctrl-C between the imports of a script is one line; all else is a traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        _end_interrupted()
+    sys.__excepthook__(kind, error, trace)
+
+
+def _imported_by_script() -> bool:
+    """Whether a file that was started as a program imports this module, not a test or a notebook."""
+    frame = sys._getframe()
+    while frame and (frame.f_globals is globals() or frame.f_code.co_filename.startswith("<frozen importlib")):
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") == "__main__" and "__file__" in frame.f_globals
+
+
+if _imported_by_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.excepthook = _report_uncaught
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Let this process end within a second of its parent, however that ends: nobody would use what it computes.
+
+    `parent` is the parent's process id, where it is known; otherwise a parent that has ended already is not noticed.
+    On Linux the kernel does it, when the thread ends that started this process.
+    """
+    parent = parent or os.getppid()
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    else:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -9,6 +9,10 @@ python hw2-q2.py --predict scan.png --checkpoint checkpoints/pneumoniamnist-stro
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import dataclasses
 import json
 import math
@@ -28,7 +32,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-import command_line
 import q2_strong
 import records
 import utils

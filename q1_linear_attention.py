@@ -9,6 +9,10 @@ this buys: `python q1_linear_attention.py`.
 
 from __future__ import annotations
 
+import command_line  # noqa: F401, first, for Ctrl-C during the others
+
+# isort: split
+
 import math
 import sys
 

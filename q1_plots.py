@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import json
 import statistics
 import sys
@@ -11,7 +15,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-import command_line
 import utils
 
 COLOURS = (*utils.COLOURS, "#000000")

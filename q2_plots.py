@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import json
 import sys
 import textwrap
@@ -12,7 +16,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-import command_line
 import utils
 from image_data import load_images, with_course_test_split
 

@@ -6,6 +6,10 @@ how far do the features move, and how far does a feature see?
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import copy
 import importlib
 import json
@@ -16,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import command_line
 import records
 from image_data import load_images
 

@@ -5,6 +5,10 @@ Runs that differ in decoder and seed alone share a plot, with the evaluations of
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import json
 import re
 import sys
@@ -15,7 +19,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-import command_line
 import utils
 from asr.train import VALIDATION_CLIPS
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import command_line
 import q3_plots
 import records
 from asr.metrics import NOT_CONVERGED

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parent
 
@@ -69,6 +68,8 @@ def _finite(value):
 
 def environment() -> dict:
     """Library versions, processor, threads and commit: what a figure depends on beside its configuration."""
+    import torch  # two seconds, which a script that downloads files does without
+
     packages = ("torch", "torchvision", "accelerate", "numpy", "medmnist")
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:

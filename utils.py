@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from command_line import CommandFailed
 from image_data import ImageData, load_images
 from records import write_file
 
@@ -71,8 +72,10 @@ class Batches:
 DIVERGENCE_CHECK_STEPS = 50  # reading the loss makes a GPU wait, so it is not read at each step
 
 
-class Diverged(Exception):
+class Diverged(CommandFailed):
     """The loss or a weight is no longer finite; `history` holds the epochs before that."""
+
+    exit_code = 3
 
     def __init__(self, epoch: int, history: list[dict]):
         super().__init__(f"training diverged in epoch {epoch}: the loss is not finite; lower the learning rate")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import argparse
 import sys
 from pathlib import Path
 
-import command_line
 import records
 import utils
 

@@ -10,6 +10,10 @@ It needs the peer package: pip install -e '.[benchmark]'. A contender stops wher
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import concurrent.futures
 import dataclasses
 import math
@@ -28,7 +32,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-import command_line
 import records
 from q1_linear_attention import feature_dim, linear_attention, maclaurin_features, softmax_attention
 

@@ -6,6 +6,10 @@ of threads, and the three learning rates one after another. Run it on an idle ma
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import importlib
 import os
 import statistics
@@ -22,7 +26,6 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-import command_line
 import records
 import synthetic_data
 import utils

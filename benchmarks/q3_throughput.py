@@ -8,6 +8,10 @@ computes in it. `python -m asr transcribe` is timed on 10 s of speech. Run it on
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import dataclasses
 import statistics
 import subprocess
@@ -27,7 +31,6 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
-import command_line
 import records
 import utils
 from asr.audio import SAMPLE_RATE, Features, log_mel, read_audio

@@ -7,13 +7,16 @@ is about that; otherwise about what stands in for it.
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import hashlib
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import command_line
 import q3_plots
 import readme_table
 import records
