@@ -10,6 +10,7 @@ import argparse
 import codecs
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import re
@@ -81,9 +82,12 @@ def entry_point(main: Callable[[list[str] | None], int | None]) -> Callable[[lis
             message, code = INTERRUPTED, 130
         except CommandFailed as error:
             message, code = str(error), error.exit_code
+        except BrokenPipeError:
+            _drop_output()
+            return CLOSED_PIPE
         except OSError as error:
-            if _stdout_is_lost() and isinstance(error, BrokenPipeError):
-                return CLOSED_PIPE
+            if error.errno == errno.ENOSPC:  # perhaps that of the file that stdout is
+                _drop_output()
             named = error.filename and error.strerror
             message, code = f"error: {f'{error.filename}: {error.strerror}' if named else error}", 2
         except ValueError as error:
@@ -106,15 +110,10 @@ def say(message: str) -> None:
         print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
 
 
-def _stdout_is_lost() -> bool:
-    """Whether what was printed can't be written; it is dropped then, or Python would try once more when it exits."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError:
+def _drop_output() -> None:
+    """Forget what was printed but can't be written: Python would try once more when it exits."""
+    with contextlib.suppress(OSError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def _out_of_memory(error: Exception) -> bool:
