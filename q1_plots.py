@@ -6,7 +6,6 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -15,22 +14,44 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+import records
 import utils
 
 COLOURS = (*utils.COLOURS, "#000000")
+# what the result files hold
+DEMO_KEYS = (
+    "config.dim:number", "config.length:number", "errors.*.terms:number", "errors.*.largest_score:number",
+    "errors.*.error.mean:number", "errors.*.bound?:number", "maps.largest_score:number", "maps.weights.*.*.*:number",
+    "crossover.*.dim:number", "crossover.*.length:number", "seconds:number",
+)  # fmt: skip
+ROW_KEYS = (
+    "config.device:text", "config.dtype:text", "config.heads:number", "config.threads:number", "rows.*.contender:text",
+    "rows.*.dim:number", "rows.*.length:number", "rows.*.pass:text",
+)  # fmt: skip
+MEMORY_KEYS = (*ROW_KEYS, "rows.*.peak_bytes:number")
+SPEED_KEYS = (
+    *ROW_KEYS, "rows.*.seconds.*:number", "rows.*.error?:number", "features.*.kind:text", "features.*.error:number",
+    "features.*.features:number", "features.*.largest_score:number", "config.repetitions:number",
+    "metrics.*.*.times_faster_than_package?.*:number", "metrics.*.*.times_faster_than_sdpa?.*:number",
+    "metrics.*.forward.crossover_with_sdpa:number", "metrics.*.share_of_matrix_product_rate.*:number",
+    "environment.torch:text",
+)  # fmt: skip
 
 
 @utils.plot_style()
 def draw(result_path: Path, out: str | Path) -> list[Path]:
     """Draw what one result file has the numbers for, as OUT/q1/<run>-<plot>.pdf and .png."""
-    result = json.loads(Path(result_path).read_text())
+    result = records.load_result(result_path)
     plots = {}
     if result["run"].startswith("attention-memory"):
+        result = records.load_result(result_path, *MEMORY_KEYS)
         plots["length"] = plot_against_length(result, "peak_bytes", "peak beyond the inputs (MiB)")
     if result["run"].startswith("attention-speed"):
+        result = records.load_result(result_path, *SPEED_KEYS)
         plots["time"] = plot_against_length(result, "seconds", "seconds")
         plots["features"] = plot_features(result)
     if "errors" in result:
+        result = records.load_result(result_path, *DEMO_KEYS)
         plots["error"] = plot_errors(result)
         plots["weights"] = plot_weights(result)
     written = []

@@ -6,7 +6,6 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import json
 import sys
 import textwrap
 from pathlib import Path
@@ -16,8 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import records
 import utils
 from image_data import load_images, with_course_test_split
+from q2_config import RESULT_KEYS, SHIFT_KEYS
 
 
 def draw(result_path: Path, out: str | Path, data_root: str | Path = "data") -> list[Path]:
@@ -25,9 +26,11 @@ def draw(result_path: Path, out: str | Path, data_root: str | Path = "data") -> 
 
     The panel of mistakes also needs the images themselves: without the data file it is left out, with a note.
     """
-    result = json.loads(Path(result_path).read_text())
+    result = records.load_result(result_path)
     if "shifts" in result["config"]:
+        result = records.load_result(result_path, *SHIFT_KEYS)
         return utils.save_figure(plot_shift(result), Path(out) / "q2" / result["run"], result_path)
+    result = records.load_result(result_path, *RESULT_KEYS)
     tested = {name: model for name, model in result["models"].items() if "test" in model["metrics"]}
     plots = {"curves": plot_curves(result)}
     if len(tested) > 1:
@@ -39,7 +42,7 @@ def draw(result_path: Path, out: str | Path, data_root: str | Path = "data") -> 
     if tested:
         try:
             plots["mistakes"] = plot_mistakes(result, tested, data_root)
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, ValueError, IndexError) as error:  # the last: these are other images
             print(f"no panel of mistakes: {error}", file=sys.stderr)
     written = []
     for name, figure in plots.items():
@@ -103,10 +106,10 @@ def plot_pooling(result: dict, tested: dict) -> Figure:
         draw_band(curve, model, "val_accuracy", 100)
         for axes, name, scale in ((accuracy, "accuracy", 100), (auc, "auc", 1)):
             metric = model["metrics"]["test"][name]
-            values = scale * np.array(metric["values"])
+            mean, values = scale * np.float64(metric["mean"]), scale * np.array(metric["values"], np.float64)
             offsets = place + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1)
             axes.plot(offsets, values, "o", color=colour, markersize=4, alpha=0.7)
-            axes.plot([place - 0.25, place + 0.25], [scale * metric["mean"]] * 2, "-", color=colour)
+            axes.plot([place - 0.25, place + 0.25], [mean] * 2, "-", color=colour)
     curve.xaxis.set_major_locator(MaxNLocator(integer=True))
     curve.set(xlabel="epoch", ylabel="validation accuracy (%)")
     curve.legend()

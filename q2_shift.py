@@ -12,7 +12,6 @@ import command_line  # first, for Ctrl-C during the others
 
 import copy
 import importlib
-import json
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 import records
 from image_data import load_images
+from q2_config import RESULT_KEYS
 
 SHIFTS = (1, 2, 3, 4)  # pixels
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))
@@ -72,7 +72,7 @@ def run(dataset: str, data_root: str, out: str) -> dict:
     path = Path(out) / "q2" / f"{dataset}-sweep.json"
     if not path.is_file():
         raise FileNotFoundError(f"no sweep at {path}: run python hw2-q2.py --dataset {dataset} --sweep")
-    sweep = json.loads(path.read_text())
+    sweep = records.load_result(path, *RESULT_KEYS)
     images = load_images(dataset, data_root).val[0]
     models = {}
     for variant, summary in sweep["models"].items():

@@ -9,7 +9,6 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import records
 import utils
 from asr.train import VALIDATION_CLIPS
 
@@ -26,7 +26,28 @@ NAMES = {"lstm": "LSTM", "transformer": "Transformer"}
 MARKERS = {"lstm": ".", "transformer": "x"}
 SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Damerau-Levenshtein"}
 ERROR_RATES = {"wer": "words", "cer": "characters"}
+SPEECH_KEYS = (  # what the result file of a training or an evaluation holds
+    "config.decoder:text", "config.hop_ms:number", "data.name:text", "data.source:text", "data.sizes.*:number",
+    "data.hours.*:number", "data.longest.*:number", "metrics.*.loss?:number", "metrics.*.frames.*:number",
+    *(f"metrics.*.{name}.mean:number" for name in (*SIMILARITIES, *ERROR_RATES)),
+    *(f"metrics.*.{name}.interval.*:number" for name in (*SIMILARITIES, *ERROR_RATES)),
+    *(f"metrics.*.{name}.values.*:number" for name in (*SIMILARITIES, *ERROR_RATES)),
+    *(f"metrics.*.transcripts.*.{name}:text" for name in ("clip", "said", "heard")),
+    "attention.clip:text", "attention.text:text", "attention.frames:number", "attention.weights.*.*:number",
+)  # fmt: skip
+TRAINING_KEYS = (  # of a training beside those
+    *(f"history.*.{name}:number" for name in ("epoch", "seconds", "train_loss", "validation_loss")),
+    *(f"history.*.validation_{name}:number" for name in (*SIMILARITIES, *ERROR_RATES)), "metrics.test:dict",
+    *(f"config.{name}:number" for name in ("hidden_dim", "num_heads", "num_blocks", "ctc_weight", "label_smoothing")),
+    "budget.clips:number", "budget.epochs:number", "parameters:number", "seconds:number",
+)  # fmt: skip
 FEWEST_CLIPS = 10  # in a class of lengths that is drawn
+
+
+def load_speech(path: Path) -> dict:
+    """A result of Question 3: of a training, with its history, or of an evaluation."""
+    trained = "history" in records.load_result(path)
+    return records.load_result(path, *SPEECH_KEYS, *(TRAINING_KEYS if trained else ()))
 
 
 def draw(results: dict[Path, dict], out: str | Path) -> list[Path]:
@@ -192,8 +213,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     groups: dict[str, dict[Path, dict]] = {}
     for path in sorted(args.results):
-        result = json.loads(path.read_text())
-        if result["question"] == "q3" and ("history" in result or result["config"].get("join", 1) > 1):
+        result = records.load_result(path, "config.join?:number")
+        if result["question"] == "q3" and ("history" in result or (result["config"].get("join") or 1) > 1):
+            result = load_speech(path)
             groups.setdefault(experiment(result), {})[path] = result
     drawn = [group for group in groups.values() if any("history" in result for result in group.values())]
     if not drawn:

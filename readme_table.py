@@ -6,15 +6,16 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import q1_plots
 import q3_plots
 import records
 from asr.metrics import NOT_CONVERGED
 from q1_monomials import feature_dim
+from q2_config import RESULT_KEYS
 
 # (result file, data and provenance, command)
 Q2_RUNS = (
@@ -55,7 +56,7 @@ class SpeechRun:
         paths = [
             root / "results" / "q3" / f"{self.name.format(decoder=decoder, seed=seed)}.json" for seed in self.seeds
         ]
-        return [(path, json.loads(path.read_text())) for path in paths if path.exists()]
+        return [(path, q3_plots.load_speech(path)) for path in paths if path.exists()]
 
 
 TRAIN, EVALUATE = "python -m asr train --decoder {decoder}", "python -m asr evaluate --checkpoint runs/q3/"
@@ -162,7 +163,7 @@ def overview(root: Path) -> str:
         path = root / "results" / "q2" / f"{name}.json"
         cells = ["2", data, "[`hw2-q2.py`](hw2-q2.py)", f"`{command}`"]
         if path.exists():
-            result = json.loads(path.read_text())
+            result = records.load_result(path, *RESULT_KEYS)
             test, minutes = result["metrics"]["test"], result["seconds"] / 60
             score = f"{spread(test['accuracy'], 100, 1)} %, AUC {spread(test['auc'], 1, 3)}"
             cells += [f"{minutes:.1f} min", f"[{score}]({path.relative_to(root)})", figures(root, "q2", name)]
@@ -180,7 +181,7 @@ def figures(root: Path, question: str, run: str) -> str:
 def question_1_overview(root: Path) -> str:
     """The row of the demonstration; the benchmark's numbers have a table of their own."""
     path = root / "results" / "q1" / "demo.json"
-    result = json.loads(path.read_text())
+    result = records.load_result(path, *q1_plots.DEMO_KEYS)
     crossover = ", ".join(f"{row['length']:,} (D = {row['dim']})" for row in result["crossover"])
     cells = [
         "1",
@@ -222,7 +223,7 @@ def times_faster(entry: dict) -> str:
 def question_1(root: Path) -> str:
     """Linear attention against its peers, for each head dimension."""
     path = root / "results" / "q1" / "attention-speed.json"
-    result = json.loads(path.read_text())
+    result = records.load_result(path, *q1_plots.SPEED_KEYS)
     length, package = int(Q1_LENGTH), "taylor-series-linear-attention"
     lines = [
         f"| head dimension | features M | forward: times the package's speed (L = {length:,}) | forward and backward |"
@@ -231,7 +232,7 @@ def question_1(root: Path) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     memory_path = root / "results" / "q1" / "attention-memory.json"
-    every_row = result["rows"] + json.loads(memory_path.read_text())["rows"]
+    every_row = result["rows"] + records.load_result(memory_path, *q1_plots.MEMORY_KEYS)["rows"]
     rows = [
         {(row["contender"], row["dim"], row["length"], row["pass"]): row for row in every_row if key in row}
         for key in ("seconds", "peak_bytes")
@@ -269,7 +270,7 @@ def question_2(root: Path) -> str:
         path = root / "results" / "q2" / f"{name}.json"
         if not path.exists():
             continue
-        result = json.loads(path.read_text())
+        result = records.load_result(path, *RESULT_KEYS)
         baseline = result["majority_baseline"]
         accuracy = [f"{100 * baseline['accuracy'][part]:.1f}" for part in ("validation", "test")]
         lines.append(f"| {data} | always *{baseline['class']}* | | {accuracy[0]} | {accuracy[1]} | 0.5 | 0 | 0 |")
@@ -349,16 +350,39 @@ def interval(metric: dict, scale: float, digits: int) -> str:
     return f"{scale * metric['mean']:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
 
 
+TRAINING = {"epoch": "images/s", "epoch_every_core": "images/s", "sweep": "s"}  # row of a result file: its unit
+THROUGHPUT = dict.fromkeys(
+    ("features", "training_lstm", "generation_lstm", "training_transformer", "generation_transformer"), "clips/s"
+)
+SPEECH_SPEED_KEYS = (
+    "metrics.transcription.beyond_imports.median:number", "config.clips:number", "config.hop_ms:number",
+    "config.mixed_precision:text", "data.name:text", "data.source:text",
+)  # fmt: skip
+
+
+def ratio_keys(rows) -> list[str]:
+    """What the result file of a benchmark with these rows holds."""
+    medians = [f"metrics.{row}.{side}.median:number" for row in rows for side in ("baseline", "ours", "ratio")]
+    return [
+        *medians,
+        *(f"metrics.{row}.what:text" for row in rows),
+        "environment.cores:number",
+        "environment.torch:text",
+    ]
+
+
 def speed(root: Path) -> str:
     """The ratios that benchmarks/ measured."""
     lines = ["| what | the course's way | this | ratio |", "|---|---|---|---|"]
-    training = json.loads((root / "results" / "q2" / "training-speed.json").read_text())
-    for name, unit in (("epoch", "images/s"), ("epoch_every_core", "images/s"), ("sweep", "s")):
+    training = records.load_result(root / "results" / "q2" / "training-speed.json", *ratio_keys(TRAINING))
+    for name, unit in TRAINING.items():
         lines.append(speed_row(training["metrics"][name], unit, digits=2))
-    throughput = json.loads((root / "results" / "q3" / "throughput.json").read_text())
-    transcription = throughput["metrics"].pop("transcription")
-    for row in throughput["metrics"].values():
-        lines.append(speed_row(row, "clips/s", digits=1))
+    throughput = records.load_result(
+        root / "results" / "q3" / "throughput.json", *ratio_keys(THROUGHPUT), *SPEECH_SPEED_KEYS
+    )
+    transcription = throughput["metrics"]["transcription"]
+    for name, unit in THROUGHPUT.items():
+        lines.append(speed_row(throughput["metrics"][name], unit, digits=1))
     environment = training["environment"]
     machine = f"{environment['cores']} cores, PyTorch {environment['torch']}"
     beyond = f"{transcription['beyond_imports']['median']:.1f} s beyond `import torch, torchaudio`"

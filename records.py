@@ -48,7 +48,13 @@ def mean_std(values: list[float]) -> dict:
 
 
 def save_results(out: str | Path, result: dict) -> Path:
-    """Write a result to `out`/<question>/<run>.json, together with the environment it was measured in."""
+    """Write a result to `out`/<question>/<run>.json, together with the environment it was measured in.
+
+    Raises ValueError where `question` or `run` is no plain name, and would lead elsewhere.
+    """
+    for field in ("question", "run"):
+        if not is_plain_name(result[field]):
+            raise ValueError(f"{result[field]!r} can't be the {field} of a result: it is no name of a file")
     path = Path(out) / result["question"] / f"{result['run']}.json"
     text = json.dumps(_finite({**result, "environment": environment()}), indent=1, allow_nan=False)
     # a list of numbers goes on one line, for readers and for git
@@ -64,6 +70,80 @@ def _finite(value):
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+FIELDS = ("question:text", "run:text", "config:dict", "seeds:list", "data:dict", "models?:dict", "metrics?:dict",
+          "history?:list", "rows?:list", "seconds?:number", "environment?:dict")  # fmt: skip
+COMMANDS = {"q1": "python q1_linear_attention.py", "q2": "python hw2-q2.py", "q3": "python -m asr train"}
+LARGEST_RESULT = 100_000_000  # bytes
+TYPES = {
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300,
+    "text": lambda value: isinstance(value, str),
+    "dict": lambda value: isinstance(value, dict),
+    "list": lambda value: isinstance(value, list),
+    "bool": lambda value: isinstance(value, bool),
+}
+
+
+def is_plain_name(name) -> bool:
+    """Whether a text can name a file in a folder, and nothing elsewhere."""
+    return (
+        isinstance(name, str)
+        and 1 <= len(name.encode(errors="replace")) <= 200
+        and name.isprintable()
+        and not name.startswith(".")
+        and not set(name) & set("/\\")
+    )
+
+
+def load_result(path: str | Path, *keys: str) -> dict:
+    """Read a result file, which has what all have (FIELDS) and `keys`.
+
+    A key is a path, as `models.*.metrics.test?.accuracy.mean:number`: a star stands for each item of a dictionary or
+    list, a field with a question mark may be absent or null, the type is a name of TYPES, or left out.
+    Raises FileNotFoundError, or ValueError for what is no such file, with its name.
+    """
+    path = Path(path)
+    if not path.exists():
+        command = COMMANDS.get(path.parent.name, "a run")
+        raise FileNotFoundError(f"there is no result file {path}: {command} writes such files, or make benchmark")
+    if not path.is_file() or path.stat().st_size > LARGEST_RESULT:
+        raise ValueError(f"{path} is no result file: it is a folder, or larger than {LARGEST_RESULT:,} bytes")
+    try:
+        result = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # half a file, not UTF-8, or nested without an end
+        raise ValueError(f"{path} is no result file ({error}): delete it and run its command again") from error
+    for key in (*FIELDS, *keys):
+        if problem := _problem(result, *key.partition(":")[::2]):
+            raise ValueError(f"{path} is no result file of this kind: {problem}")
+    for field in ("question", "run"):
+        if not is_plain_name(result[field]):
+            raise ValueError(f"{path} can't be used: its {field} {result[field]!r} is no name of a file")
+    return result
+
+
+def _problem(value, key: str, kind: str, place: str = "the file") -> str | None:
+    """What is wrong with the part of a result that a key leads to, or None."""
+    if not key:
+        return None if not kind or TYPES[kind](value) else f"{place} is {type(value).__name__}, not {kind}"
+    name, _, rest = key.partition(".")
+    if name == "*":
+        if not isinstance(value, dict | list):
+            return f"{place} is {type(value).__name__}, not dict or list"
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return next((problem for at, item in items if (problem := _problem(item, rest, kind, f"{place}/{at}"))), None)
+    if not isinstance(value, dict):
+        return f"{place} is {type(value).__name__}, not dict"
+    found = value.get(name.removesuffix("?"))
+    if found is None:
+        return None if name.endswith("?") else f"{place} has no {name}"
+    return _problem(
+        found, rest, kind, name.removesuffix("?") if place == "the file" else f"{place}/{name.removesuffix('?')}"
+    )
+
+
+def _refuse_constant(constant: str):
+    raise ValueError(f"{constant} is not JSON")
 
 
 def environment() -> dict:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from pathlib import Path
 
+import q3_plots
 import readme_table
+import records
+from q1_plots import DEMO_KEYS, MEMORY_KEYS, SPEED_KEYS
+from q2_config import RESULT_KEYS, SHIFT_KEYS
+
+Q1_KEYS = {"demo": DEMO_KEYS, "attention-speed": SPEED_KEYS, "attention-memory": MEMORY_KEYS}
 
 
 class Results:
@@ -22,16 +27,27 @@ class Results:
     def __call__(self, name: str) -> dict:
         """The contents of results/<name>.json. Raises FileNotFoundError where there is none."""
         path = self.root / "results" / f"{name}.json"
-        if not path.exists():
-            raise FileNotFoundError(f"there is no {path}: run make homework")
-        content = path.read_bytes()
-        self.read[f"results/{name}.json"] = hashlib.sha256(content).hexdigest()
-        return json.loads(content)
+        question, _, run = name.partition("/")
+        if question == "q3":
+            result = q3_plots.load_speech(path)
+        elif question == "q2":
+            result = records.load_result(path, *(SHIFT_KEYS if run.endswith("-shift") else RESULT_KEYS))
+        else:
+            result = records.load_result(path, *Q1_KEYS[run])
+        self.read[f"results/{name}.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return result
 
     def speech(self, run: readme_table.SpeechRun, decoder: str) -> list[dict]:
         """The results of the seeds that were run."""
         paths = [path for path, _ in run.results(self.root, decoder)]
         return [self(f"q3/{path.stem}") for path in paths]
+
+    def needed_speech(self, run: readme_table.SpeechRun, decoder: str) -> list[dict]:
+        """The same. Raises FileNotFoundError where none was run."""
+        found = self.speech(run, decoder)
+        if not found:
+            raise FileNotFoundError(f"{run.name.format(decoder=decoder, seed=0)} was not run here: {run.command}")
+        return found
 
 
 def plain(text: str) -> str:

@@ -19,8 +19,14 @@ DATA = {
 
 
 def q2_data(results: Results) -> list[str]:
-    """The data sets of which a sweep was run, the one that the text is about first."""
-    return [name for name in DATA if results.exists(f"q2/{name}-sweep")]
+    """The data sets of which a sweep was run, the one that the text is about first.
+
+    Raises FileNotFoundError where there is none.
+    """
+    found = [name for name in DATA if results.exists(f"q2/{name}-sweep")]
+    if not found:
+        raise FileNotFoundError("no sweep of Question 2 was run here: python hw2-q2.py --sweep")
+    return found
 
 
 def q2_pair(results: Results, data: str) -> tuple[dict, dict]:

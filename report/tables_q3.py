@@ -52,7 +52,7 @@ def q3_numbers(results: Results) -> dict[str, str]:
     main = q3_main(results)
     numbers, runs = {}, {}
     for decoder in q3_plots.NAMES:
-        runs[decoder] = results.speech(main, decoder)
+        runs[decoder] = results.needed_speech(main, decoder)
         result = runs[decoder][0]
         numbers |= {f"q3-{decoder}-parameters": number(result["parameters"])} | scores_of("q3", decoder, runs[decoder])
         lengths, errors = q3_plots.lengths_and_errors(runs[decoder])
@@ -69,7 +69,7 @@ def q3_numbers(results: Results) -> dict[str, str]:
         for key, name in KEYS.items():
             numbers |= scores_of(f"q3-{key}", decoder, results.speech(BY_NAME[name], decoder))
     config, data = runs["lstm"][0]["config"], runs["lstm"][0]["data"]
-    joint = results.speech(BY_NAME[KEYS["joint"]], "lstm")[0]
+    joint = results.needed_speech(BY_NAME[KEYS["joint"]], "lstm")[0]
     recorded = joint["data"]["sizes"]
     budgets = [result["budget"] for result in (runs["lstm"][0], runs["transformer"][0])]
     numbers |= few_clips(results) | {
@@ -198,7 +198,7 @@ def whole(cell: str) -> str:
 
 def q3_transcripts(results: Results) -> str:
     """What both decoders wrote down of the first test clips that fit on a line."""
-    found = [results.speech(q3_main(results), decoder)[0] for decoder in q3_plots.NAMES]
+    found = [results.needed_speech(q3_main(results), decoder)[0] for decoder in q3_plots.NAMES]
     pairs = list(zip(*(result["metrics"]["test"]["transcripts"] for result in found), strict=True))
     short = [each for each in pairs if all(len(clip[text]) <= WIDEST for clip in each for text in ("said", "heard"))]
     rows: list[list[str] | str] = []
