@@ -5,10 +5,16 @@
     python download_ljspeech.py --url MIRROR      # the archive's SHA-256 is checked all the same
 
 A broken download is resumed, a complete corpus is kept, and nothing stands under the final name until all of it
-is there. Proxies: HTTP(S)_PROXY, NO_PROXY.
-Exit codes: 0 the corpus is there, 1 the download failed, 2 bad usage, a full disk or an unusable archive,
+is there. Two downloads with one --root at once: the second waits for the first. Proxies: HTTP(S)_PROXY, NO_PROXY.
+Exit codes: 0 the corpus is there, 2 wrong flags, a failed download, a full disk or an unusable archive,
 130 interrupted.
 """
+
+from __future__ import annotations
+
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
 
 import argparse
 import bz2
@@ -20,7 +26,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from download_octmnist import DownloadError, fetch
+import records
+from download_octmnist import fetch
 
 NAME = "LJSpeech-1.1"  # of the folder, also inside the archive
 URL = f"https://data.keithito.com/data/speech/{NAME}.tar.bz2"
@@ -43,7 +50,7 @@ LJSPEECH = Corpus(
 )
 
 
-def download(root, url: str = URL, corpus: Corpus = LJSPEECH, *, keep_archive: bool = False) -> Path:
+def download(root: str | Path, url: str = URL, corpus: Corpus = LJSPEECH, *, keep_archive: bool = False) -> Path:
     """Download and unpack the corpus into `root`/LJSpeech-1.1, unless it is there, and return that folder.
 
     The folder holds metadata.csv, README and wavs/*.wav (22,050 Hz, 16-bit, mono). The archive is deleted once it
@@ -54,6 +61,15 @@ def download(root, url: str = URL, corpus: Corpus = LJSPEECH, *, keep_archive: b
     folder, archive = root / NAME, root / f"{NAME}.tar.bz2"
     if is_complete(folder, corpus.clips):
         return folder
+    with records.locked(folder):
+        if not is_complete(folder, corpus.clips):  # else another process made it meanwhile
+            _download(url, archive, folder, corpus)
+            if not keep_archive:
+                archive.unlink()
+    return folder
+
+
+def _download(url: str, archive: Path, folder: Path, corpus: Corpus) -> None:
     if folder.exists():  # it may be somebody's selection of clips, so it is not for this script to replace
         found = count_clips(folder)
         raise ValueError(
@@ -61,12 +77,9 @@ def download(root, url: str = URL, corpus: Corpus = LJSPEECH, *, keep_archive: b
             "Move it away or choose another --root"
         )
     shutil.rmtree(_unfinished(folder), ignore_errors=True)  # of a run that was killed
-    check_space(root, archive, corpus)
-    fetch(url, archive, f"sha256:{corpus.sha256}")
+    check_space(archive, corpus)
+    fetch(url, archive, f"sha256:{corpus.sha256}", size=corpus.archive_bytes)
     unpack(archive, folder, corpus.clips)
-    if not keep_archive:
-        archive.unlink()
-    return folder
 
 
 def is_complete(folder: Path, clips: int) -> bool:
@@ -78,15 +91,15 @@ def count_clips(folder: Path) -> int:
     return sum(1 for _ in folder.glob("wavs/*.wav"))
 
 
-def check_space(root: Path, archive: Path, corpus: Corpus) -> None:
-    """Raise OSError unless the disk of `root` has room for the rest of the download and the unpacked corpus."""
+def check_space(archive: Path, corpus: Corpus) -> None:
+    """Raise OSError unless the disk of `archive` has room for the rest of the download and the unpacked corpus."""
     downloads = archive, archive.with_name(archive.name + ".part")  # whole, or to be resumed by `fetch`
     have = sum(path.stat().st_size for path in downloads if path.exists())
     needed = max(corpus.archive_bytes - have, 0) + corpus.unpacked_bytes
-    free = shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free
+    free = shutil.disk_usage(archive.parent).free
     if free < needed:
         raise OSError(
-            f"{NAME} needs {needed / 1e9:.2f} GB more on the disk of {root}, and {free / 1e9:.2f} GB are free. "
+            f"{NAME} needs {needed / 1e9:.2f} GB more on the disk of {archive.parent}, and {free / 1e9:.2f} GB are free. "
             "Make room or choose another --root"
         )
 
@@ -121,33 +134,18 @@ def _unfinished(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.part")  # on the same disk, so that a rename is all that is left to do
 
 
-def parse_args(argv):
-    parser = argparse.ArgumentParser(
+@command_line.entry_point
+def main(argv: list[str] | None = None) -> None:
+    parser = command_line.ArgumentParser(
         description="Download LJ Speech 1.1, check its SHA-256 and unpack it.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    flag = parser.add_argument
-    flag("-root", "--root", type=Path, default=Path("data"), help="folder for the corpus")
-    flag("-url", "--url", default=URL, help="where the archive is, should a mirror be nearer")
-    flag("-keep_archive", "--keep_archive", action="store_true", help="do not delete the archive in the end")
-    return parser.parse_args(argv)
-
-
-def main(argv=None) -> int:
-    args = parse_args(argv)
-    try:
-        folder = download(args.root, args.url, LJSPEECH, keep_archive=args.keep_archive)
-    except DownloadError as error:
-        message, code = f"error: {error}", 1
-    except (ValueError, OSError) as error:
-        message, code = f"error: {error}", 2
-    except KeyboardInterrupt:
-        message, code = "interrupted: run the same command again to resume", 130
-    else:
-        print(f"{folder}: {LJSPEECH.clips:,} clips with their transcripts, in the public domain")
-        return 0
-    print(" ".join(message.split()), file=sys.stderr)
-    return code
+    parser.add_flag("root", type=Path, default=Path("data"), help="folder for the corpus")
+    parser.add_flag("url", default=URL, help="where the archive is, should a mirror be nearer")
+    parser.add_flag("keep_archive", action="store_true", help="do not delete the archive in the end")
+    args = parser.parse_args(argv)
+    folder = download(args.root, args.url, LJSPEECH, keep_archive=args.keep_archive)
+    print(f"{folder}: {LJSPEECH.clips:,} clips with their transcripts, in the public domain")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,35 @@
-"""Download OCTMNIST (or another 2-D MedMNIST set), checked against its published MD5.
+"""Download OCTMNIST, another 2-D MedMNIST set, or MNIST, and check the published MD5.
 
     python download_octmnist.py                      # data/octmnist.npz, 54.9 MB
     python download_octmnist.py --size 64            # data/octmnist_64.npz
     python download_octmnist.py --dataset bloodmnist --root elsewhere
+    python download_octmnist.py --dataset mnist      # data/MNIST/raw/*.gz, 11.6 MB
 
-Address, MD5 and licence come from the medmnist package. A broken download is resumed, a good file is
-kept, and nothing stands under the final name until its hash matches. Proxies: HTTP(S)_PROXY, NO_PROXY.
-Exit codes: 0 the file is there and good, 1 the download failed, 2 bad usage, 130 interrupted.
+Addresses, MD5s and licences come from the packages medmnist and torchvision. A broken download is resumed, a good
+file is kept, and nothing stands under the final name until its hash matches. Two downloads of one file at once: the
+second waits for the first. Proxies: HTTP(S)_PROXY, NO_PROXY.
+Exit codes: 0 the data are there and good, 2 wrong flags or a failed download, 130 interrupted.
 """
 
+from __future__ import annotations
+
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import argparse
+import hashlib
 import itertools
+import re
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-import pooch
 import requests
 from tqdm import tqdm
+
+import records
 
 CHUNK = 64 * 1024  # bytes; a broken connection costs less than one of them
 MAX_RETRY_AFTER = 60  # seconds; a server that asks for more is for the user to come back to
@@ -27,43 +39,135 @@ MEND = (
 )
 
 
-class DownloadError(RuntimeError):
+class DownloadError(OSError):
     """A download failed: one line that says what happened and what mends it."""
 
 
-class ResumingDownloader:
-    """A downloader for pooch that streams into ``part`` and goes on from what is already there.
+# --- one file ----------------------------------------------------------------------------------------
 
-    pooch's own HTTPDownloader writes into a temporary file that dies with the attempt. After a call,
-    ``resumed`` says whether bytes of an earlier attempt are in the file.
+
+def fetch(
+    url: str,
+    path: str | Path,
+    known_hash: str,
+    *,
+    size: int | None = None,
+    attempts: int = 5,
+    timeout: float = 30.0,
+    backoff: float = 1.0,
+) -> Path:
+    """Download `url` to `path` unless a file with `known_hash` ("md5:…", "sha256:…") is already there.
+
+    Bytes gather in `path`.part, which a later attempt or run resumes, and which gets its final name when its hash
+    matches; so they are under one of the two names, whenever the process dies. `size`: of the file in bytes, where it
+    is known. Stalls of `timeout` seconds, broken or short bodies, 408, 429 and 5xx are retried, `attempts` in all,
+    after `backoff`, 2·`backoff`, 4·`backoff`… seconds or the server's Retry-After. Raises DownloadError.
     """
+    path = Path(path).expanduser()
+    part = path.with_name(f"{path.name}.part")
+    try:
+        if _matches(path, known_hash):
+            return path
+        with records.locked(path):
+            if not _matches(path, known_hash):  # else another process downloaded it meanwhile
+                if not _matches(part, known_hash):  # else a run died just before it was done
+                    _gather(url, part, known_hash, size, attempts, timeout, backoff)
+                part.replace(path)
+    except DownloadError:
+        raise
+    except OSError as error:
+        mend = "Free some space or choose another folder, then run the same command again to resume."
+        raise DownloadError(f"could not save {path}: {error}. {mend}") from error
+    return path
 
-    def __init__(self, part: Path, timeout: float):
-        self.part, self.timeout, self.resumed = part, timeout, False
 
-    def __call__(self, url, output_file, _pooch):
-        have = self.part.stat().st_size if self.part.exists() else 0
-        # uncompressed, because a Range counts the bytes as sent while the file holds them as decoded
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
-            content_range = response.headers.get("Content-Range", "")
-            self.resumed = response.status_code == 206 and content_range.startswith(f"bytes {have}-")
-            if have and not self.resumed and response.status_code in (206, 416):
-                self.part.unlink()  # longer than the file itself, or answered with another range
-                return self(url, output_file, _pooch)
-            response.raise_for_status()
-            self._save(response, have if self.resumed else 0)
-        self.part.replace(output_file)  # pooch hashes it there and deletes it if it is wrong
+def _matches(path: Path, known_hash: str) -> bool:
+    return path.is_file() and _hash(path, known_hash) == known_hash.lower()
 
-    def _save(self, response, have):
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        # disable=None: no bar where stderr is not a terminal
-        bar = tqdm(desc=self.part.stem, total=total, initial=have, unit="B", unit_scale=True, disable=None)
-        with bar, self.part.open("ab" if have else "wb") as file:
-            for chunk in response.iter_content(CHUNK):  # urllib3 2 raises when the body ends too soon
-                file.write(chunk)
-                bar.update(len(chunk))
+
+def _hash(path: Path, known_hash: str) -> str:
+    """The hash of a file in the form and by the algorithm of `known_hash`."""
+    algorithm = known_hash.partition(":")[0]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
+    return f"{algorithm}:{digest.hexdigest()}"
+
+
+def _gather(
+    url: str, part: Path, known_hash: str, size: int | None, attempts: int, timeout: float, backoff: float
+) -> None:
+    """Stream into `part` until its hash matches. Raises DownloadError."""
+    for attempt in itertools.count(1):
+        try:
+            resumed = _stream(url, part, size, timeout)
+            found, length = _hash(part, known_hash), part.stat().st_size
+            if found == known_hash.lower():
+                return
+            part.unlink()
+            failure: Exception = ValueError(
+                f"its {length:,} bytes are not those that were published, expected {known_hash} but got {found}"
+            )
+            retry = resumed  # from zero; only if the fault may lie in the old bytes
+        except requests.RequestException as error:  # before ValueError and OSError: it can be either
+            failure, retry = error, _is_transient(error)
+        except ValueError as error:  # not the file
+            failure, retry = error, False
+        if not retry or attempt >= attempts:
+            problem = f"could not download {url}: {failure} (attempt {attempt} of {attempts})."
+            raise DownloadError(f"{problem} {MEND.format(url=url, path=part.with_suffix(''))}") from failure
+        wait = max(backoff * 2 ** (attempt - 1), _seconds_asked(failure))
+        print(f"{failure}; attempt {attempt + 1} of {attempts} in {wait:g} s", file=sys.stderr)
+        time.sleep(wait)
+
+
+def _stream(url: str, part: Path, size: int | None, timeout: float, afresh: bool = False) -> bool:
+    """Append to `part` what it lacks; or write it `afresh`, which a server may make necessary.
+
+    Returns whether it goes on with bytes of an earlier attempt. Raises requests.RequestException, and ValueError for
+    an answer that is not the file, with `part` as it was.
+    """
+    have = part.stat().st_size if part.exists() and not afresh else 0
+    # uncompressed, because a Range counts the bytes as sent while the file holds them as decoded
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+        content_range = response.headers.get("Content-Range", "")
+        resumed = response.status_code == 206 and content_range.startswith(f"bytes {have}-")
+        if have and not resumed and response.status_code in (206, 416):
+            # `part` is longer than the file itself, or the answer is another range
+            return _stream(url, part, size, timeout, afresh=True)
+        response.raise_for_status()
+        _save(response, part, have if resumed else 0, size)
+    return resumed
+
+
+def _save(response: requests.Response, part: Path, have: int, size: int | None) -> None:
+    length = response.headers.get("Content-Length", "")
+    total = have + int(length) if length.isdecimal() else None
+    if size and total not in (size, None):
+        raise ValueError(f"the server announces {total:,} bytes, but the published file has {size:,}")
+    chunks = response.iter_content(CHUNK)  # urllib3 2 raises when the body ends too soon
+    first = next(chunks, b"")
+    if not have and _is_page(response, first):
+        title = re.search(rb"<title[^>]*>(.*?)</title>", first, re.IGNORECASE | re.DOTALL)
+        title = f" ({' '.join(title[1].decode(errors='replace').split())[:80]!r})" if title else ""
+        place = f" of {response.url}" if response.history else ""
+        raise ValueError(
+            f"the answer is a web page{title}{place} instead of the file; perhaps the network asks to log in"
+        )
+    # disable=None: no bar where stderr is not a terminal
+    bar = tqdm(desc=part.stem, total=total or size, initial=have, unit="B", unit_scale=True, disable=None)
+    with bar, part.open("ab" if have else "wb") as file:
+        for chunk in itertools.chain([first], chunks):
+            have += len(chunk)
+            if size and have > size:
+                raise ValueError(f"the server sends more than the {size:,} bytes of the published file")
+            file.write(chunk)
+            bar.update(len(chunk))
+
+
+def _is_page(response: requests.Response, first: bytes) -> bool:
+    """Whether the body, which starts with `first`, is a web page: of an error, or of a network that asks to log in."""
+    return "html" in response.headers.get("Content-Type", "") or first.lstrip()[:1] == b"<"
 
 
 def _is_transient(error: requests.RequestException) -> bool:
@@ -79,78 +183,69 @@ def _seconds_asked(error: Exception) -> int:
     return min(int(asked), MAX_RETRY_AFTER) if asked.isdecimal() else 0
 
 
-def fetch(url, path, known_hash, *, attempts=5, timeout=30.0, backoff=1.0) -> Path:
-    """Download `url` to `path` unless a file with `known_hash` ("md5:…", "sha256:…") is already there.
-
-    Bytes gather in `path`.part, which a later attempt or run resumes. Stalls of `timeout` seconds, broken
-    or short bodies, 408, 429 and 5xx are retried, `attempts` in all, after `backoff`, 2·`backoff`,
-    4·`backoff`… seconds or the server's Retry-After. Raises DownloadError; Ctrl-C leaves the .part.
-    """
-    path = Path(path).expanduser()
-    downloader = ResumingDownloader(path.with_name(path.name + ".part"), timeout)
-    pooch.get_logger().setLevel("WARNING")
-    # The loop is here because pooch.retrieve has none, and the one in pooch.Pooch retries a 404 as well.
-    for attempt in itertools.count(1):
-        try:
-            pooch.retrieve(url, known_hash, fname=path.name, path=path.parent, downloader=downloader)
-            return path
-        except requests.RequestException as error:  # before ValueError and OSError: it can be either
-            failure, retry = error, _is_transient(error)
-        except ValueError as error:  # wrong hash; from zero only if the fault may lie in the old bytes
-            failure, retry = error, downloader.resumed
-        except OSError as error:
-            mend = "Free some space or choose another folder, then run the same command again to resume."
-            raise DownloadError(f"could not save {path}: {error}. {mend}") from error
-        if not retry or attempt >= attempts:
-            problem = f"could not download {url}: {failure} (attempt {attempt} of {attempts})."
-            raise DownloadError(f"{problem} {MEND.format(url=url, path=path)}") from failure
-        wait = max(backoff * 2 ** (attempt - 1), _seconds_asked(failure))
-        print(f"{failure}; attempt {attempt + 1} of {attempts} in {wait:g} s", file=sys.stderr)
-        time.sleep(wait)
+# --- the data sets -----------------------------------------------------------------------------------
 
 
-def parse_args(argv):
-    parser = argparse.ArgumentParser(
-        description="Download a 2-D MedMNIST data set and check its MD5.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    flag = parser.add_argument
-    flag("-dataset", "--dataset", default="octmnist", help="its name in MedMNIST")
-    flag("-size", "--size", type=int, choices=[28, 64, 128, 224], default=28, help="pixels a side")
-    flag("-root", "--root", type=Path, default=Path("data"), help="folder for the file")
-    return parser.parse_args(argv)
+class DataSet(NamedTuple):
+    """What there is to download, and what to say before and after."""
+
+    about: str
+    files: list[tuple[str, str, str]]  # address, path below the root, MD5
+    usable: bool = True  # by hw2-q2.py
 
 
-def run(args) -> int:
-    from medmnist import HOMEPAGE, INFO  # here, because it imports torch: --help and `fetch` need not wait
+def mnist(size: int) -> DataSet:
+    """MNIST's four files, where torchvision looks for them. Raises ValueError for another size than 28."""
+    from torchvision.datasets import MNIST
+
+    if size != 28:
+        raise ValueError(f"--size is {size}, but MNIST has images of 28 pixels alone")
+    about = "mnist, 28x28: licence CC BY-SA 3.0, described at http://yann.lecun.com/exdb/mnist"
+    return DataSet(about, [(f"{MNIST.mirrors[0]}{name}", f"MNIST/raw/{name}", md5) for name, md5 in MNIST.resources])
+
+
+def medmnist(name: str, size: int) -> DataSet:
+    """A 2-D set of MedMNIST. Raises ValueError for another name."""
+    from medmnist import HOMEPAGE, INFO
 
     names = [name for name in INFO if not name.endswith("3d")]
-    if args.dataset not in names:
-        print(f"error: no data set {args.dataset!r}; choose from {', '.join(names)}", file=sys.stderr)
-        return 2
-    info, suffix = INFO[args.dataset], "" if args.size == 28 else f"_{args.size}"
-    print(f"{args.dataset}, {args.size}x{args.size}: licence {info['license']}, described at {HOMEPAGE}")
-    url, md5 = info[f"url{suffix}"], info[f"MD5{suffix}"]
-    path = fetch(url, args.root / f"{args.dataset}{suffix}.npz", f"md5:{md5}")
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, MD5 {md5} as published")
-    if path == Path("data/octmnist.npz"):
-        print("next: python hw2-q2.py")
-    else:
-        print(f'next: medmnist.{info["python_class"]}("train", root="{path.parent}", size={args.size})')
-    return 0
+    if name not in names:
+        raise ValueError(f"--dataset is {name!r}, but must be one of mnist, {', '.join(names)}")
+    info, suffix = INFO[name], "" if size == 28 else f"_{size}"
+    about = f"{name}, {size}x{size}: licence {info['license']}, described at {HOMEPAGE}"
+    files = [(info[f"url{suffix}"], f"{name}{suffix}.npz", info[f"MD5{suffix}"])]
+    return DataSet(about, files, usable="multi-label" not in info["task"])
 
 
-def main(argv=None) -> int:
-    args = parse_args(argv)
+def download(dataset: str, size: int, root: Path) -> None:
+    """Download a data set, and say where it is and what to do with it."""
+    data = mnist(size) if dataset == "mnist" else medmnist(dataset, size)
+    print(data.about)
     try:
-        return run(args)
+        for url, name, md5 in data.files:
+            path = fetch(url, root / name, f"md5:{md5}")
+            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, MD5 {md5} as published")
     except DownloadError as error:
-        offline = "Offline, without it: python hw2-q2.py --dataset synthetic-oct"
-        print(f"error: {error} {offline}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to resume", file=sys.stderr)
-        return 130
+        raise DownloadError(f"{error} Offline, without it: python hw2-q2.py --dataset synthetic-oct") from error
+    if data.usable:
+        name = dataset if size == 28 else f"{dataset}_{size}"
+        flags = (("--dataset", name, "octmnist"), ("--data_root", str(root), "data"))
+        print(
+            " ".join(["next: python hw2-q2.py", *(f"{flag} {value}" for flag, value, usual in flags if value != usual)])
+        )
+
+
+@command_line.entry_point
+def main(argv: list[str] | None = None) -> None:
+    parser = command_line.ArgumentParser(
+        description="Download a 2-D MedMNIST data set, or MNIST, and check its MD5.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_flag("dataset", default="octmnist", help="its name in MedMNIST, or mnist")
+    parser.add_flag("size", type=int, choices=[28, 64, 128, 224], default=28, help="pixels a side")
+    parser.add_flag("root", type=Path, default=Path("data"), help="folder for the file")
+    args = parser.parse_args(argv)
+    download(args.dataset, args.size, args.root)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,18 @@ import os
 import platform
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent
 
 
-def write_file(path: str | Path, data: bytes) -> None:
+def write_file(path: str | Path, data: bytes | memoryview) -> None:
     """Write a file in one piece: its name never holds half of the data, whatever stops the writing.
 
     Raises OSError that names the file, with nothing left behind, where the disk is full or read-only.
@@ -36,6 +39,60 @@ def write_file(path: str | Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):  # gone already where all went well
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Alone with a file, among all processes that ask for it; who has to wait says for whom, in one line on stderr.
+
+    The kernel ends the lock with its holder, however that ends. Its file, .NAME.lock beside `path`, is removed then;
+    one that a killed process left is in nobody's way. On Windows and on disks without locks nobody waits. Raises
+    OSError.
+    """
+    path = Path(path).expanduser().resolve()
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _lock(lock, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot write {path} ({reason}): make room, or choose another folder") from error
+    with file:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+
+def _lock(lock: Path, path: Path) -> TextIO:
+    while True:
+        file = lock.open("a+")
+        _wait_for(file, path)
+        with contextlib.suppress(FileNotFoundError):
+            # after a wait it can be one that its holder has removed, and another process may hold the next
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        file.close()
+
+
+def _wait_for(file: TextIO, path: Path) -> None:
+    """Lock an open file, and write into it who holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        print(f"waiting for {file.read() or 'another process'}, which is at work on {path}", file=sys.stderr)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:  # a network disk without locks
+        return
+    with contextlib.suppress(OSError):  # a full disk
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
 
 
 def mean_std(values: list[float]) -> dict:

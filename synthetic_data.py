@@ -13,15 +13,26 @@ Dimension letters: `N` scans, `K` lesions of one kind in a scan. Lengths are in 
 (into the eye's wall), columns are scaled to run from -1 to 1, and brightness goes from 0 to 1.
 """
 
-import argparse
-import os
+from __future__ import annotations
+
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator, SeedSequence
+
+import records
 
 # in the order of OCTMNIST's labels
 OCT_CLASSES = ("choroidal neovascularization", "diabetic macular edema", "drusen", "normal")
+
+MAX_SCANS = 1_000_000  # to train on: 1.2 GB of memory with the others
+MAX_SEED = 2**63 - 1
 
 SIZE = 28
 CHUNK = 500  # scans drawn at once: small enough for the processor's cache
@@ -35,36 +46,38 @@ LAYER_BRIGHTNESS = (0.70, 0.70, 0.52, 0.50, 0.36, 0.48, 0.34, 0.34, 0.60, 0.60)
 VITREOUS, FLUID, DRUSE, EPITHELIUM, TUFT, CHOROID = 0.06, 0.05, 0.50, 0.95, 0.9, 0.45
 
 
-def _bumps(centre, width, height):
+def _bumps(centre: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
     """Sum of K Gaussian bumps, each given by (N, K) arrays, as a height at every column: (N, 1, 28)."""
     distance = (COLUMNS - centre[..., None]) / width[..., None]  # (N, K, 28)
     return (height[..., None] * np.exp(-0.5 * distance**2)).sum(1, keepdims=True)
 
 
-def _ellipses(row, column, height, width, strength):
+def _ellipses(
+    row: np.ndarray, column: np.ndarray, height: np.ndarray, width: np.ndarray, strength: np.ndarray
+) -> np.ndarray:
     """Opacity of K ellipses, soft at the edge: (N, 28, 28). `row` (N, K, 1, 28) bends with a layer."""
     column, height, width = (a[..., None, None] for a in (column, height, width))
     radius = np.hypot((ROWS - row) / height, (COLUMNS - column) / width)  # (N, K, 28, 28)
     return (strength[..., None, None] * np.clip((1.25 - radius) * 2, 0, 1)).max(1)
 
 
-def _paint(image, colour, opacity):
+def _paint(image: np.ndarray | float, colour: np.ndarray | float, opacity: np.ndarray) -> np.ndarray:
     """Lay `colour` over the image where `opacity` is above 0."""
     return image + opacity * (colour - image)
 
 
-def _below(surface):
+def _below(surface: np.ndarray) -> np.ndarray:
     """Opacity of everything below a surface (N, 1, 28); the pixel that it crosses is covered in part."""
     return np.clip(ROWS - surface + 0.5, 0, 1)  # (N, 28, 28)
 
 
-def _draw_scans(rng, labels):
+def _draw_scans(rng: Generator, labels: np.ndarray) -> np.ndarray:
     """Scans with these labels, brightness of 0 to about 1: (N, 28, 28).
 
     Every scan draws every lesion, and the lesions of the other classes get size zero.
     """
 
-    def uniform(low, high, count=1):
+    def uniform(low: float, high: float, count: int = 1) -> np.ndarray:
         return rng.uniform(low, high, (len(labels), count))  # (N, K)
 
     neovascular, oedema, drusen = (labels[:, None] == k for k in range(3))
@@ -108,7 +121,7 @@ def _draw_scans(rng, labels):
     return _acquire(rng, image, surface)
 
 
-def _acquire(rng, image, surface):
+def _acquire(rng: Generator, image: np.ndarray, surface: np.ndarray) -> np.ndarray:
     """What the scanner adds: shadows under retinal vessels, multiplicative speckle, noise, and gain."""
     ranges = (-1, 1), (0.03, 0.07), (0, 0.4)  # of the column, width and strength of 3 vessels' shadows
     shadow = _bumps(*(rng.uniform(low, high, (len(image), 3)) for low, high in ranges))
@@ -118,11 +131,11 @@ def _acquire(rng, image, surface):
     return image * rng.uniform(0.75, 1.05, (len(image), 1, 1))
 
 
-def oct_scans(num_images, seed):
+def oct_scans(num_images: int, seed: int | SeedSequence) -> tuple[np.ndarray, np.ndarray]:
     """Scans uint8 (N, 28, 28) and their labels uint8 (N,), which index OCT_CLASSES.
 
     A pure function of both arguments (for one version of NumPy); the classes are as equal in number as N
-    allows, in random order. `seed` is whatever `np.random.default_rng` takes.
+    allows, in random order.
     """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(num_images) % len(OCT_CLASSES)).astype(np.uint8)
@@ -133,17 +146,17 @@ def oct_scans(num_images, seed):
     return images, labels
 
 
-def oct_splits(num_images, seed=0):
+def oct_splits(num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
     """A data set laid out as `octmnist.npz`: uint8 images (N, 28, 28) and labels (N, 1), by part.
 
     `num_images` scans to train on and a quarter as many (at least 4) each to validate and to test on, drawn
-    from separate random streams. Raises ValueError for fewer than one scan of each class.
+    from separate random streams. Raises ValueError unless there are scans of each class, and no more than MAX_SCANS.
     """
-    if num_images < len(OCT_CLASSES):
-        raise ValueError(f"expected at least {len(OCT_CLASSES)} training scans, got {num_images}")
+    check_range("n", num_images, len(OCT_CLASSES), MAX_SCANS)
+    check_range("seed", seed, 0, MAX_SEED)
     held_out = max(len(OCT_CLASSES), num_images // 4)
     counts = {"train": num_images, "val": held_out, "test": held_out}
-    streams = np.random.SeedSequence(seed).spawn(len(counts))
+    streams = SeedSequence(seed).spawn(len(counts))
     data = {}
     for (part, count), stream in zip(counts.items(), streams, strict=True):
         images, labels = oct_scans(count, stream)
@@ -151,7 +164,7 @@ def oct_splits(num_images, seed=0):
     return data
 
 
-def plot_contact_sheet(path_stem, seed=0):
+def plot_contact_sheet(path_stem: str | Path, seed: int = 0) -> None:
     """Eight scans of each class, saved as `path_stem`.pdf and `path_stem`.png."""
     from matplotlib.figure import Figure  # here: writing a data set needs NumPy alone
 
@@ -170,56 +183,48 @@ def plot_contact_sheet(path_stem, seed=0):
         figure.savefig(f"{path_stem}.{extension}", dpi=150)
 
 
-def save_npz(path, data):
-    """Write arrays as one compressed .npz: the whole file appears under its name, or nothing does."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:  # an open file: given a name, NumPy would append .npz to it
-            np.savez_compressed(file, **data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def check_range(flag: str, value: int, lowest: int, highest: int) -> None:
+    """Raise ValueError, with the range that works, for a value outside of it."""
+    if not lowest <= value <= highest:
+        raise ValueError(f"--{flag} is {value}, but must be from {lowest} to {highest}")
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="Write synthetic stand-ins for the homework's data sets.")
+def write_scans(out: str | Path, num_images: int, seed: int) -> None:
+    """Write `oct_splits` as one compressed .npz. Raises ValueError and OSError, before it draws where that is known."""
+    if Path(out).is_dir():
+        raise IsADirectoryError(f"--out {out} is a folder: name a file, for example {Path(out) / 'synthetic-oct.npz'}")
+    with records.locked(out):
+        data, buffer = oct_splits(num_images, seed), io.BytesIO()
+        np.savez_compressed(buffer, **data)
+        records.write_file(out, buffer.getbuffer())
+    sizes = ", ".join(f"{len(data[f'{part}_labels'])} {part}" for part in ("train", "val", "test"))
+    print(f"{out}: synthetic OCT-like scans, {sizes}")
+
+
+@command_line.entry_point
+def main(argv: list[str] | None = None) -> None:
+    parser = command_line.ArgumentParser(description="Write synthetic stand-ins for the homework's data sets.")
     commands = parser.add_subparsers(dest="command", required=True)
     oct_parser = commands.add_parser("oct", help="OCT-like scans, in a file shaped like octmnist.npz")
-    oct_parser.add_argument("--n", type=int, default=20000, help="training scans (default: %(default)s)")
-    oct_parser.add_argument("--out", default="data/synthetic-oct.npz", help="default: %(default)s")
-    oct_parser.add_argument("--seed", type=int, default=0)
-    oct_parser.add_argument("--contact_sheet", metavar="STEM", help="draw examples: STEM.pdf and STEM.png")
+    oct_parser.add_argument("-n", "--n", type=int, default=20000, help="training scans (default: %(default)s)")
+    oct_parser.add_flag("out", default="data/synthetic-oct.npz", help="default: %(default)s")
+    oct_parser.add_flag("contact_sheet", metavar="STEM", help="draw examples: STEM.pdf and STEM.png")
     speech_parser = commands.add_parser("speech", help="spoken sentences, in the layout of LJ Speech")
-    speech_parser.add_argument("--n", type=int, help="sentences (default: 2000, or all of --texts)")
-    speech_parser.add_argument("--out", default="data/spoken", help="default: %(default)s")
-    speech_parser.add_argument("--seed", type=int, default=0)
-    speech_parser.add_argument("--texts", metavar="FILE", help="speak the texts of a metadata.csv like LJ Speech's")
-    speech_parser.add_argument(
-        "--engine", default="espeak", choices=("espeak", "flite", "both"), help="default: %(default)s"
-    )
+    speech_parser.add_argument("-n", "--n", type=int, help="sentences (default: 2000, or all of --texts)")
+    speech_parser.add_flag("out", default="data/spoken", help="default: %(default)s")
+    speech_parser.add_flag("texts", metavar="FILE", help="speak the texts of a metadata.csv like LJ Speech's")
+    speech_parser.add_flag("engine", default="espeak", choices=("espeak", "flite", "both"), help="default: %(default)s")
+    for subparser in (oct_parser, speech_parser):
+        subparser.add_flag("seed", type=int, default=0, help="a number from 0 on (default: %(default)s)")
     args = parser.parse_args(argv)
+    if args.command == "speech":
+        from synthetic_speech import write_corpus  # here: scans need NumPy alone
 
-    try:
-        if args.command == "speech":
-            from synthetic_speech import write_corpus  # here: scans need NumPy alone
-
-            write_corpus(args.out, args.n, args.seed, args.texts, args.engine)
-            return 0
-        data = oct_splits(args.n, args.seed)
-        save_npz(args.out, data)
-        if args.contact_sheet:
-            plot_contact_sheet(args.contact_sheet, args.seed)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; run the same command again", file=sys.stderr)
-        return 130
-    sizes = ", ".join(f"{len(data[f'{part}_labels'])} {part}" for part in ("train", "val", "test"))
-    print(f"{args.out}: synthetic OCT-like scans, {sizes}")
-    return 0
+        write_corpus(args.out, args.n, args.seed, args.texts, args.engine)
+        return
+    write_scans(args.out, args.n, args.seed)
+    if args.contact_sheet:
+        plot_contact_sheet(args.contact_sheet, args.seed)
 
 
 if __name__ == "__main__":

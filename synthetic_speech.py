@@ -33,9 +33,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import command_line
+import records
+from synthetic_data import MAX_SEED, check_range
+
 RATE = 22050  # Hz, LJ Speech's and espeak-ng's
 LONGEST = 187  # characters of LJ Speech's longest transcript
 FULL_SIZE, FULL_TEST = 13100, 10480  # LJ Speech's rows, and the first that the homework tests on
+MAX_SENTENCES = 100_000  # 75 hours, 12 GB
+MAX_TEXTS = 64 * 2**20  # bytes of a metadata file; LJ Speech's has 3 million
+MAX_CHARACTERS = 1000  # of a row, a minute's speech
 CLIPS_PER_WORKER = 100  # fewer are not worth the start of another process
 
 
@@ -170,9 +177,12 @@ def read_rows(path: str | Path, count: int | None = None) -> list[Row]:
     Fields are separated by `|`, quotation marks are plain characters, lines end in LF or CRLF. Rows that cannot be
     spoken are left out, and counted in one line on stderr. Raises FileNotFoundError, or ValueError where none is left.
     """
-    path = Path(path)
+    path, needed = Path(path), "give --texts a file with rows id|text|normalised text"
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: give one with rows id|text|normalised text")
+        problem = f"{path} is no file" if path.exists() else f"there is no file {path}"
+        raise FileNotFoundError(f"{problem}: {needed}")
+    if path.stat().st_size > MAX_TEXTS:
+        raise ValueError(f"{path} has more than {MAX_TEXTS // 2**20} MiB: {needed}")
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")  # splitlines() cuts at characters of a text, too
     except UnicodeDecodeError as error:
@@ -181,13 +191,14 @@ def read_rows(path: str | Path, count: int | None = None) -> list[Row]:
     filled = [line.split("|") for line in lines if line.strip()]
     for fields in filled:
         row = Row(*(field.strip() for field in fields[:3])) if len(fields) >= 3 else Row("", "", "")
-        sayable = any(character.isalnum() for character in row.normalised)
-        if sayable and re.fullmatch(r"\w[\w.-]*", row.id):  # the id becomes the name of a file
+        sayable = any(character.isalnum() for character in row.normalised) and "\0" not in row.normalised
+        sayable &= len(row.normalised) <= MAX_CHARACTERS
+        if sayable and re.fullmatch(r"\w[\w.-]{,59}", row.id):  # the id becomes the name of a file
             usable.setdefault(row.id, row)
     if not usable:
-        raise ValueError(f"{path} has no row that can be spoken: it needs rows id|text|normalised text")
+        raise ValueError(f"{path} has no row that can be spoken: {needed}")
     if len(usable) < len(filled):
-        reasons = "short, without words, or with an id that is repeated or no file name"
+        reasons = "short, without words, too long, or with an id that is repeated or no file name"
         print(f"{path}: {len(filled) - len(usable)} of {len(filled)} rows left out: {reasons}", file=sys.stderr)
     return list(usable.values())[:count]
 
@@ -229,22 +240,23 @@ def fresh_espeak() -> Iterator[ctypes.CDLL]:
     """espeak-ng's shared library, started. Raises FileNotFoundError where it is not installed.
 
     It remembers what it said before (the phases of its oscillators, for one), and starting it again does not make it
-    forget: so that a clip does not depend on the clips before it, the library is loaded anew for each.
+    forget: so that a clip does not depend on the clips before it, the library is loaded anew for each. It cuts off the
+    path of its data after 160 bytes, so that is the working folder meanwhile.
     """
     try:
         import espeakng_loader
     except ImportError as error:
         raise FileNotFoundError("there is no espeak-ng here: run `pip install espeakng-loader`") from error
     library = ctypes.CDLL(espeakng_loader.get_library_path())
-    data = espeakng_loader.get_data_path().encode()
-    rate = library.espeak_Initialize(SYNCHRONOUS, 0, data, DONT_EXIT)
-    if rate != RATE:
-        raise ValueError(f"espeak-ng starts with {rate} Hz, expected {RATE}: reinstall espeakng-loader")
-    try:
-        yield library
-    finally:
-        library.espeak_Terminate()
-        _ctypes.dlclose(library._handle)  # ctypes itself never unloads a library
+    with contextlib.chdir(espeakng_loader.get_data_path()):
+        rate = library.espeak_Initialize(SYNCHRONOUS, 0, b".", DONT_EXIT)
+        if rate != RATE:
+            raise ValueError(f"espeak-ng starts with {rate} Hz, expected {RATE}: reinstall espeakng-loader")
+        try:
+            yield library
+        finally:
+            library.espeak_Terminate()
+            _ctypes.dlclose(library._handle)  # ctypes itself never unloads a library
 
 
 def espeak_version() -> str:
@@ -312,11 +324,15 @@ def speak_into(folder: Path, sentence: Sentence) -> None:
     if not samples.any():
         raise ValueError(f"{engine} has nothing to say for {sentence.id}, {sentence.text!r}: leave that row out")
     samples *= 32767 * sentence.loudness / np.abs(samples).max()
-    part = folder / f".{sentence.id}.part"
-    with part.open("wb") as opened, wave.open(opened, "wb") as file:
-        file.setparams((1, 2, RATE, len(samples), "NONE", ""))
-        file.writeframes(np.rint(samples).astype("<i2").tobytes())
-    part.replace(folder / f"{sentence.id}.wav")
+    path, part = folder / f"{sentence.id}.wav", folder / f".{sentence.id}.part"
+    try:
+        with part.open("wb") as opened, wave.open(opened, "wb") as file:
+            file.setparams((1, 2, RATE, len(samples), "NONE", ""))
+            file.writeframes(np.rint(samples).astype("<i2").tobytes())
+        part.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot write {path} ({reason}): make room there, or choose another --out") from error
 
 
 # --- the corpus --------------------------------------------------------------------------------------
@@ -336,23 +352,25 @@ def write_corpus(
     processes (None: as many as there are cores and work), whose number changes nothing. metadata.csv is written last:
     without it the corpus is incomplete, and the same call goes on where it was. Raises ValueError, FileNotFoundError
     where the engine or `texts` is missing, and OSError where `out` cannot be written.
+    Two calls at once: the second waits for the first, and finds its work done.
     """
     if engine not in (*ENGINES, BOTH):
-        raise ValueError(f"engine is {engine!r}, expected one of {', '.join((*ENGINES, BOTH))}")
-    if n is not None and n < 1:
-        raise ValueError(f"n is {n}, expected at least 1 sentence")
+        raise ValueError(f"--engine is {engine!r}, but must be one of {', '.join((*ENGINES, BOTH))}")
+    check_range("n", 1 if n is None else n, 1, MAX_SENTENCES)
+    check_range("seed", seed, 0, MAX_SEED)
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out} is a file: choose a folder")
     used = ENGINES.values() if engine == BOTH else [ENGINES[engine]]
-    out, version = Path(out), " and ".join(name() for name, _ in used)
+    version = " and ".join(name() for name, _ in used)
     rows = read_rows(texts, n) if texts else grammar_rows(n or 2000, seed)
     sentences = plan(rows, seed, engine)
     options = f"--n {len(rows)} --seed {seed} --engine {engine}" + (f" --texts {Path(texts).name}" if texts else "")
-    try:
+    metadata = "".join(f"{row.id}|{row.text}|{row.normalised}\n" for row in rows)
+    with records.locked(out / "metadata.csv"):
         claim(out, readme(version, options, sentences))
         speak_missing(out, sentences, workers)
-        write_whole(out / "metadata.csv", "".join(f"{row.id}|{row.text}|{row.normalised}\n" for row in rows))
-    except (OSError, BrokenProcessPool) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(f"cannot write {out} ({reason}): make room there, or choose another folder") from error
+        records.write_file(out / "metadata.csv", metadata.encode())
     seconds = sum((out / "wavs" / f"{row.id}.wav").stat().st_size - 44 for row in rows) / (2 * RATE)  # 44: the header
     print(f"{out}: {len(rows)} synthetic sentences, {seconds / 3600:.2f} hours, {version}")
     return out
@@ -373,10 +391,9 @@ def claim(out: Path, text: str) -> None:
     path = out / "README"
     if path.is_file() and path.read_text(errors="replace") == text:
         return
-    if out.exists() and any(out.iterdir()):
+    if any(entry.name != ".metadata.csv.lock" for entry in out.iterdir()):  # which is this process's
         raise ValueError(f"{out} is not empty, and holds no corpus of these settings: choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
+    records.write_file(path, text.encode())
 
 
 def speak_missing(out: Path, sentences: list[Sentence], workers: int | None) -> None:
@@ -389,17 +406,19 @@ def speak_missing(out: Path, sentences: list[Sentence], workers: int | None) -> 
     (out / "metadata.csv").unlink(missing_ok=True)  # it would call the corpus complete
     workers = workers or min(os.cpu_count() or 1, math.ceil(len(missing) / CLIPS_PER_WORKER))
     context = multiprocessing.get_context("spawn")  # a fork of a process in which PyTorch has threads may hang
-    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which then lets the others finish a clip
-    with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as pool:
         try:
             spoken = pool.map(functools.partial(speak_into, folder), missing)
             list(tqdm(spoken, str(out), len(missing), unit="clip", disable=None))
+        except BrokenProcessPool as error:
+            message = (
+                "a process that spoke was killed, perhaps as memory ran out: the same command goes on where it was"
+            )
+            raise OSError(message) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A text file that gets its name when it is complete."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def _start_worker(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then lets a clip be finished
+    command_line.end_with_parent(parent)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import itertools
 import json
@@ -33,6 +32,7 @@ from tqdm import tqdm
 from asr import audio
 from asr.audio import Features, clip_features
 from asr.text import EMPTY, MAX_TOKENS, encode, normalise
+from records import locked
 from utils import derived_seed, is_main_process
 
 PARTS = ("train", "validation", "test")
@@ -245,11 +245,13 @@ def _cached_features(jobs, root, features, folder, workers, longest) -> tuple[np
     """All frames (frames, F); of each job the number of frames, and "" or why it has none."""
     name = hashlib.sha256(f"{root.resolve()} {features}".encode()).hexdigest()[:12]
     path, key = folder / f"{root.name}-{name}.features", _cache_key(jobs, features, longest)
-    with _locked(folder):  # several processes or runs: one of them computes, the others wait for it
-        loaded = _read_cache(path, key, features.mel_bins)
-        if loaded is None:
-            _write_cache(path, key, _compute(jobs, root.name, features, workers, longest))
+    loaded = _read_cache(path, key, features.mel_bins)
+    if loaded is None:
+        with locked(path):  # several processes or runs: one of them computes, the others wait for it
             loaded = _read_cache(path, key, features.mel_bins)
+            if loaded is None:
+                _write_cache(path, key, _compute(jobs, root.name, features, workers, longest))
+                loaded = _read_cache(path, key, features.mel_bins)
     if loaded is None:
         raise ValueError(f"{path} can't be read back: check the disk, or choose another cache folder")
     return loaded
@@ -260,19 +262,6 @@ def _cache_key(jobs: list[Path], features: Features, longest: float) -> str:
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in jobs]
     code = hashlib.sha256(Path(audio.__file__).read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps([dataclasses.asdict(features), longest, code, stats]).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Alone in a folder, which is made if need be; the lock ends with the process, however that ends."""
-    with _naming(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -507,7 +507,7 @@ def test_a_build_that_stops_leaves_nothing_behind(corpus_dir, monkeypatch):
 
 def test_a_cache_folder_that_can_not_be_made_is_named(corpus_dir, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"file/cache.*another cache folder"):
+    with pytest.raises(OSError, match=r"file/cache.*another folder"):
         load_corpus(corpus_dir, Features(), cache=tmp_path / "file" / "cache")
 
 
