@@ -57,14 +57,36 @@ def check_flags(config, checks: dict[str, tuple[bool, str]]) -> None:
             raise ValueError(f"--{name} is {getattr(config, name)}, but must be {expected}")
 
 
+# --- one of several processes ------------------------------------------------------------------------
+
+# what tells a process which one of how many it is: torchrun and accelerate launch, or three kinds of mpirun
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def launch() -> tuple[int, int]:
+    """The number of this process, from 0, and of how many that a launcher started; (0, 1) without one."""
+    rank, size = ([int(os.environ[name]) for name in names if name in os.environ] for names in (RANKS, SIZES))
+    return next(iter(rank), 0), next(iter(size), 1)
+
+
+def refuse_launch(what: str) -> None:
+    """Raise ValueError in one of several processes: `what` does not share its work."""
+    if launch()[1] > 1:
+        raise ValueError(f"{what} cannot share its work between processes: run it without torchrun")
+
+
 # --- errors and exit codes ---------------------------------------------------------------------------
 
 
-def entry_point(main: Callable[[list[str] | None], int | None]) -> Callable[[list[str] | None], int]:
+def entry_point(
+    main: Callable[[list[str] | None], int | None], several_processes: bool = False
+) -> Callable[[list[str] | None], int]:
     """Turn what a user can cause into one line on stderr and an exit code, instead of a traceback.
 
     2: wrong input, an unusable file or too little memory; 3: training diverged; 130: Ctrl-C; 141, without a word:
     nobody reads the output any more. What is not in the user's hands keeps its traceback, and Python's exit code 1.
+    A launch by torchrun is refused, unless `main` shares its work between `several_processes`.
     """
 
     @functools.wraps(main)
@@ -74,6 +96,8 @@ def entry_point(main: Callable[[list[str] | None], int | None]) -> Callable[[lis
                 stream.reconfigure(errors="spelled_out")
         try:
             try:
+                if not several_processes:
+                    refuse_launch("this command")
                 return main(argv) or 0
             finally:
                 if sys.stdout:
@@ -96,6 +120,8 @@ def entry_point(main: Callable[[list[str] | None], int | None]) -> Callable[[lis
             if not _out_of_memory(error):
                 raise
             message, code = f"error: out of memory, try a smaller size or batch ({error})", 2
+        if launch()[0] > 0:
+            time.sleep(3)  # the main process says the same, most likely, and torchrun ends this one after it
         say(message)
         return code
 

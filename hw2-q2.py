@@ -14,6 +14,7 @@ import command_line  # first, for Ctrl-C during the others
 # isort: split
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -441,16 +442,17 @@ def print_summary(result: dict) -> None:
         )
 
 
-@command_line.entry_point
+@functools.partial(command_line.entry_point, several_processes=True)
 def main(argv: list[str] | None = None) -> int:
     config, images, checkpoint = parse_config(argv, __doc__)
     # Steps this small gain little from a second thread and lose much beside a busy neighbour; and the sums, so the
     # weights, are the same whatever the number of cores. Runs side by side use the cores instead.
     torch.set_num_threads(1)
     if images:
+        command_line.refuse_launch("--predict")
         return predict_files(images, checkpoint, config.device)
-    if "RANK" in os.environ and config.seeds:
-        raise ValueError("--sweep and --seeds start their own processes: run them without torchrun")
+    if config.seeds:
+        command_line.refuse_launch("a comparison (--sweep, --seeds), which starts processes of its own,")
     if config.dry_run and config.seeds:
         print("would train:", *(" ".join(single.command()) for single in one_per_seed(config)), sep="\n  ")
         config = one_per_seed(config)[0]

@@ -158,25 +158,35 @@ def smoothed_losses(log_probs: Tensor, labels: Tensor, class_weights: Tensor) ->
 def fit_options(
     optimizer: torch.optim.Optimizer, steps: int, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict:
-    """What `utils.fit` is given for this recipe: loss, schedule (one cycle over `steps`) and weight averaging.
+    """What `utils.fit` is given for this recipe: augmentation, loss, schedule (one cycle over `steps`), averaging.
 
     Every class has the same total weight in the loss, so that the training set's shares are not learnt.
     """
     counts = labels.bincount().clamp_min(1)
     rates = [group["lr"] for group in optimizer.param_groups]
     return {
-        "loss_fn": augmented_loss(len(labels) / (len(counts) * counts), mean, std),
+        "augment": augmentation(mean, std),
+        "loss_fn": smoothed_loss(len(labels) / (len(counts) * counts)),
         "scheduler": torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=WARM_UP),
         "average_decay": AVERAGE_DECAY,
     }
 
 
-def augmented_loss(class_weights: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
+def augmentation(mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
+    """`augment` for batches of images that were normalised with `mean` and `std`, and labels."""
     mean, std = torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
 
+    def change(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        m, s = mean.to(images.device), std.to(images.device)
+        return (augment(images * s + m) - m) / s, labels
+
+    return change
+
+
+def smoothed_loss(class_weights: Tensor) -> Callable:
     def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
-        m, s, weights = (tensor.to(images.device) for tensor in (mean, std, class_weights))
-        return smoothed_losses(model((augment(images * s + m) - m) / s), labels, weights)  # (B,)
+        return smoothed_losses(model(images), labels, class_weights.to(images.device))  # (B,)
 
     return loss_fn

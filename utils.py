@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import math
-import os
 import random
 import time
 import zipfile
@@ -18,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device, slice_tensors
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from command_line import CommandFailed
+import processes
+from command_line import CommandFailed, launch
 from image_data import ImageData, load_images
 from records import write_file
 
@@ -83,8 +81,8 @@ class Diverged(CommandFailed):
 
 
 def is_main_process() -> bool:
-    """Whether this is the process of a torchrun launch that prints and writes files."""
-    return int(os.environ.get("RANK", 0)) == 0
+    """Whether this is the one process of a launch that prints and writes files."""
+    return launch()[0] == 0
 
 
 def fit(
@@ -96,6 +94,7 @@ def fit(
     evaluate: Callable[[nn.Module], dict[str, float]],
     epochs: int,
     seed: int,
+    augment: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     clip_norm: float | None = None,
     average_decay: float | None = None,
@@ -110,37 +109,32 @@ def fit(
     """Train `model` in place and return the history: per epoch its mean loss, seconds of training, metrics.
 
     `loss_fn` gives one loss per item that counts (an image, a token), unreduced: a step follows their mean
-    over the global batch, however many processes share it. `evaluate` gets the model in evaluation mode.
+    over the global batch, however many processes share it. Random changes of the batch belong into `augment`, which
+    sees all of it, on the model's device. `evaluate` gets the model in evaluation mode.
     `scheduler` advances once per step. With `average_decay`, an exponential moving average of the weights is
     what is evaluated and kept. The last epoch is kept, or the one with the highest `keep_best(metrics)`.
 
     Each epoch ends with `checkpoint` written in one piece. `resume` goes on from it, bit for bit, and refuses
     one made with another `config`. Raises Diverged, with the checkpoint left at the last good epoch.
     """
-    if "RANK" not in os.environ:
-        AcceleratorState._reset_state(reset_partial_state=True)  # or a second fit would be bound to the first's device
-    log_with = "tensorboard" if tensorboard else None
-    accelerator = Accelerator(
-        cpu=device == "cpu", mixed_precision=mixed_precision, log_with=log_with, project_dir=tensorboard
-    )
-    if mixed_precision not in ("no", "bf16"):
-        raise ValueError(f"mixed_precision is {mixed_precision}, but must be no or bf16")
-    if device not in ("auto", accelerator.device.type):
-        raise ValueError(f"there is no {device} device here, only {accelerator.device.type}: use --device auto")
+    accelerator = processes.connect(device, mixed_precision, tensorboard)
+    processes.check_same_settings((config or {}) | {"number of batches": len(batches)})
     accelerator.init_trackers("")
     # Optimiser and backward pass stay PyTorch's own: Accelerate's wrappers scale float16 losses, and take time.
     wrapped = accelerator.prepare(model)
     run = _Run(model, optimizer, scheduler, average_decay, config or {})
-    if checkpoint and resume and checkpoint.exists():
-        run.load(checkpoint)
+    saved = checkpoint if checkpoint and resume and accelerator.is_main_process and checkpoint.exists() else None
+    saved = processes.from_main_process(saved and saved.read_bytes())  # other machines need not have the file
+    if saved is not None:
+        run.load(checkpoint, saved)
     elif checkpoint and accelerator.is_main_process:
         run.save(checkpoint)  # so that a run stopped in its first epoch is resumable too
 
     for epoch in range(len(run.history) + 1, epochs + 1):
         start = time.perf_counter()
-        # a seed of its own for each epoch, so that a checkpoint needs no generator's state
-        configure_seed(derived_seed(seed, epoch, accelerator.process_index))
-        train_loss = _train_epoch(accelerator, wrapped, run, batches, loss_fn, clip_norm, epoch, epochs)
+        # a seed of its own for each epoch, so that a checkpoint needs no generator's state; the same in all processes
+        configure_seed(derived_seed(seed, epoch, 0))
+        train_loss = _train_epoch(accelerator, wrapped, run, batches, augment, loss_fn, clip_norm, epoch, epochs)
         seconds = time.perf_counter() - start
         metrics = {name: float(value) for name, value in run.evaluate(evaluate).items()}
         run.history.append({"epoch": epoch, "train_loss": train_loss, **metrics, "seconds": seconds})
@@ -158,32 +152,34 @@ def fit(
     return run.history
 
 
-def _train_epoch(accelerator, model, run, batches, loss_fn, clip_norm, epoch, epochs) -> float:
+def _train_epoch(accelerator, model, run, batches, augment, loss_fn, clip_norm, epoch, epochs) -> float:
     """One pass over the batches; returns the mean loss over its items."""
-    rank, world = accelerator.process_index, accelerator.num_processes
+    world = accelerator.num_processes
+    whole = processes.GlobalBatch(accelerator.process_index, world)
     loss_sum, items, train_loss = torch.zeros((), device=accelerator.device), 0, math.nan
     model.train()
-    progress = tqdm(
-        batches.epoch(epoch), f"epoch {epoch}/{epochs}", len(batches), leave=False, disable=None if rank == 0 else True
-    )
+    quiet = None if accelerator.is_main_process else True
+    progress = tqdm(batches.epoch(epoch), f"epoch {epoch}/{epochs}", len(batches), leave=False, disable=quiet)
     for step, batch in enumerate(progress, 1):
-        if world > 1:
-            batch = slice_tensors(batch, slice(rank, None, world))
         if accelerator.device.type != "cpu":
             batch = send_to_device(batch, accelerator.device)
-        losses = loss_fn(model, batch)  # (items,)
-        count = losses.numel()
-        if world > 1:
+        if augment:
+            batch = augment(batch)
+        batch = whole.share(batch)
+        with whole if whole.shared else contextlib.nullcontext():
+            losses = loss_fn(model, batch)  # (items,)
+        batch_sum, count = losses.sum(), losses.numel()
+        if whole.shared:
             count = int(accelerator.reduce(torch.tensor(count, device=accelerator.device)))
-        batch_sum = losses.sum()
+        scale = world if whole.shared else 1  # the processes' gradients are averaged, not summed
         run.optimizer.zero_grad()
-        (batch_sum * (world / count)).backward()  # world: gradients are averaged over processes
+        (batch_sum * (scale / count)).backward()
         if clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), clip_norm)
         run.advance()
-        loss_sum, items = loss_sum + batch_sum.detach(), items + count
+        loss_sum, items = loss_sum + batch_sum.detach() * scale, items + count
         if step % DIVERGENCE_CHECK_STEPS == 0 or step == len(batches):
-            train_loss = float(accelerator.reduce(loss_sum)) / items
+            train_loss = float(accelerator.reduce(loss_sum, "mean")) / items
             if not math.isfinite(train_loss):
                 raise Diverged(epoch, run.history)
             progress.set_postfix(loss=f"{train_loss:.4f}")
@@ -235,12 +231,13 @@ class _Run:
         torch.save(state | {name: part.state_dict() for name, part in self._parts().items()}, buffer)
         write_file(path, buffer.getvalue())
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, data: bytes) -> None:
+        """Go on from `data`, what the file `path` holds."""
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if damaged := archive.testzip():  # torch.load does not look at the checksums
                     raise ValueError(f"{damaged} is damaged")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             keys = state["config"].keys() | self.config
             changed = sorted(key for key in keys if state["config"].get(key) != self.config.get(key))
             if not changed:

@@ -8,10 +8,10 @@ import command_line  # first, for Ctrl-C during the others
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import records
-import utils
 
 SHIPPED = records.ROOT / "checkpoints" / "ljspeech-345-tuned-lstm.safetensors"
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
@@ -91,13 +91,14 @@ def run_train(args: dict) -> None:
     from asr.metrics import NOT_CONVERGED
 
     result = train.run(train.Config(**args))
-    if utils.is_main_process():
-        for part, metrics in result["metrics"].items():
-            print(summary(part, metrics))
-        error_rate = result["metrics"]["validation"]["cer"]["mean"]
-        if error_rate > NOT_CONVERGED:
-            print(f"not converged: {error_rate:.0%} of the characters are wrong; train on more clips, for more epochs")
-        print(records.save_results(args.get("out", train.Config.out), result))
+    if not result:
+        return
+    for part, metrics in result["metrics"].items():
+        print(summary(part, metrics))
+    error_rate = result["metrics"]["validation"]["cer"]["mean"]
+    if error_rate > NOT_CONVERGED:
+        print(f"not converged: {error_rate:.0%} of the characters are wrong; train on more clips, for more epochs")
+    print(records.save_results(args.get("out", train.Config.out), result))
 
 
 def run_evaluate(args: dict) -> None:
@@ -150,10 +151,11 @@ def check_search(args: dict) -> None:
         raise ValueError("--ctc does without the decoder and its search: leave out --beam and --ctc_weight")
 
 
-@command_line.entry_point
+@partial(command_line.entry_point, several_processes=True)
 def main(argv: list[str] | None = None) -> None:
     args = vars(build_parser().parse_args(argv))
     if args["command"] != "train":
+        command_line.refuse_launch(f"asr {args['command']}")
         check_search(args)
     {"train": run_train, "evaluate": run_evaluate, "transcribe": run_transcribe}[args.pop("command")](args)
 

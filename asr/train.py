@@ -22,7 +22,7 @@ import command_line
 import utils
 from asr.audio import Features
 from asr.checkpoint import load_model, save_model
-from asr.data import Corpus, Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus
+from asr.data import Batch, Corpus, Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus
 from asr.generate import greedy
 from asr.metrics import score
 from asr.model import SpeechRecognizer, padding_mask
@@ -185,12 +185,18 @@ def ctc_loss(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Ten
     return F.ctc_loss(log_probs, tokens[:, 1:], positions, characters, blank=EMPTY, reduction="sum", zero_infinity=True)
 
 
-def training_loss(config: Config, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """Per token: cross-entropy with label smoothing, mixed with an equal share of the batch's CTC loss."""
+def augment(batch: Batch) -> tuple[Tensor, ...]:
+    """A batch in another voice, with noise and gaps, and at its end what the decoder is given to read (B, N - 1)."""
     features, lengths, tokens, token_lengths = batch
     features, lengths = stretch(features, lengths)
     features = spec_augment(add_noise(features, lengths))
-    logits, ctc_logits = model(features, lengths, misheard(tokens[:, :-1]))
+    return features, lengths, tokens, token_lengths, misheard(tokens[:, :-1])
+
+
+def training_loss(config: Config, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    """Per token of an augmented batch: cross-entropy with label smoothing, mixed with a share of its CTC loss."""
+    features, lengths, tokens, token_lengths, read = batch
+    logits, ctc_logits = model(features, lengths, read)
     losses = token_losses(logits.float(), tokens, config.label_smoothing)
     if config.ctc_weight:
         share = ctc_loss(ctc_logits, lengths, tokens, token_lengths) / len(losses)
@@ -229,7 +235,8 @@ def transcribe_part(model: SpeechRecognizer, part: Part, search=greedy) -> list[
     """What the model hears in each clip, in the part's order."""
     model.eval()
     device, heard = next(model.parameters()).device, [""] * len(part)
-    batches = tqdm(batches_in_order(part, 32), "listening", math.ceil(len(part) / 32), leave=False, disable=None)
+    quiet = None if utils.is_main_process() else True
+    batches = tqdm(batches_in_order(part, 32), "listening", math.ceil(len(part) / 32), leave=False, disable=quiet)
     for indices, (features, lengths, *_) in batches:
         for index, tokens in zip(indices.tolist(), search(model, features.to(device), lengths.to(device)), strict=True):
             heard[index] = decode(tokens)
@@ -313,6 +320,8 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
     """
     utils.configure_seed(config.seed)
     model = initial_model(config)
+    # without a part in the loss it has no gradient, for which several processes would wait
+    model.ctc_head.requires_grad_(config.ctc_weight > 0)
     part = corpus.train if config.clips is None else corpus.train.first(config.clips)
     batches = training_batches(config, part)
     optimizer = build_optimizer(config, model)
@@ -324,6 +333,7 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
         evaluate=validation_metrics(corpus.validation),
         epochs=config.epochs,
         seed=config.seed,
+        augment=augment,
         scheduler=warmup_then_cosine(optimizer, config.epochs * len(batches), config.warmup),
         clip_norm=config.clip_norm,
         keep_best=lambda metrics: -metrics["validation_cer"],
@@ -338,13 +348,14 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
 
 
 def run(config: Config) -> dict:
-    """Train, then evaluate the kept epoch on validation and, once, on the test part."""
+    """Train, then evaluate the kept epoch on validation and, once, on the test part ({} in torchrun's others)."""
     corpus = load_corpus(config.data, config.features)
     model, history = train(config, corpus)
+    if not utils.is_main_process():
+        return {}  # one process tests and reports
     trained = len(corpus.train) if config.clips is None else min(config.clips, len(corpus.train))
     model.half().float()  # as the checkpoint holds it: what is scored is what is saved
-    if utils.is_main_process():
-        save_model(config.file(".safetensors"), model, config.features)
+    save_model(config.file(".safetensors"), model, config.features)
     return {
         "question": "q3",
         "run": config.run_name,

@@ -40,7 +40,7 @@ from asr.generate import greedy
 from asr.model import SpeechRecognizer
 from asr.text import EMPTY, START, STOP
 from asr.train import Config as TrainConfig
-from asr.train import build_optimizer, training_loss
+from asr.train import augment, build_optimizer, training_loss
 
 warnings.filterwarnings("ignore", "At least one mel filterbank")  # so it is with the course's settings
 
@@ -112,7 +112,7 @@ def our_training(config: Config, model: SpeechRecognizer, optimizer, part: Part)
     settings = TrainConfig(ctc_weight=0.0, device="cpu")  # the course's loss has no such part
     for batch in SpeechBatches(part, config.batch_size, seed=0).epoch(1):
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-            losses = training_loss(settings, model, batch)
+            losses = training_loss(settings, model, augment(batch))
         optimizer.zero_grad()
         losses.mean().backward()
         optimizer.step()

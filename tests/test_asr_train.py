@@ -228,6 +228,7 @@ def test_eight_short_clips_are_learnt_by_heart(decoder, tmp_path, monkeypatch):
             model,
             train.SpeechBatches(part, 8, 0),
             optimizer,
+            augment=train.augment,
             loss_fn=lambda model, batch: train.training_loss(config, model, batch),
             evaluate=lambda model: {},
             epochs=50,
