@@ -15,6 +15,7 @@ import functools
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -57,6 +58,14 @@ def check_flags(config, checks: dict[str, tuple[bool, str]]) -> None:
             raise ValueError(f"--{name} is {getattr(config, name)}, but must be {expected}")
 
 
+SEEDS = (0, 2**32 - 1)  # from and to, as NumPy takes them
+
+
+def within(value: float | None, low: float, high: float) -> tuple[bool, str]:
+    """Whether a flag is in its range, and that range in words; None, for a flag that was left out, is."""
+    return value is None or low <= value <= high, f"from {low:,} to {high:,}"
+
+
 # --- one of several processes ------------------------------------------------------------------------
 
 # what tells a process which one of how many it is: torchrun and accelerate launch, or three kinds of mpirun
@@ -91,6 +100,8 @@ def entry_point(
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
+        if parent := os.environ.pop(STARTED_BY, None):
+            end_with_parent(int(parent))
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="spelled_out")
@@ -158,6 +169,53 @@ def attempt(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         say(f"note: {what} failed ({type(error).__name__}: {error})")
+
+
+# --- runs side by side -------------------------------------------------------------------------------
+
+STARTED_BY = "STARTED_BY_PROCESS"  # the variable that tells a script which process to end with
+
+
+def side_by_side(jobs: dict[Path, list[str]], accepted: tuple[int, ...] = (0,)) -> None:
+    """Run commands of this repository, each with its log file, as many at a time as there are cores.
+
+    Raises ValueError, with the last line of its log, when one ends with an exit code that is not accepted; the others
+    are ended then. None of them outlives this process.
+    """
+    from tqdm import tqdm
+
+    waiting, running = list(jobs.items()), {}
+    progress = tqdm(total=len(jobs), desc="training runs", disable=None)
+    environment = os.environ | {STARTED_BY: str(os.getpid())}
+    try:
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                log, command = waiting.pop(0)
+                log.parent.mkdir(parents=True, exist_ok=True)
+                with log.open("w") as file:
+                    process = subprocess.Popen(
+                        command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment
+                    )
+                running[process] = log
+            for process in [process for process in running if process.poll() is not None]:
+                log = running.pop(process)
+                if process.returncode not in accepted:
+                    raise ValueError(f"{log.stem} failed: {_last_words(log, process.returncode)}")
+                progress.update()
+            time.sleep(0.05)
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+        progress.close()
+
+
+def _last_words(log: Path, code: int) -> str:
+    """The last line of a log, and how its process ended."""
+    lines = [line for line in re.split(r"[\r\n]+", log.read_text(errors="replace")) if line.strip()]
+    ended = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+    return f"{lines[-1].strip() if lines else 'it said nothing'} ({ended}; log: {log})"
 
 
 # --- what a terminal can show ------------------------------------------------------------------------

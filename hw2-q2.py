@@ -13,13 +13,12 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,13 +30,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 import q2_strong
 import records
 import utils
 from image_data import PARTS, ImageData, load_images, normalise_, read_image, to_pixels, with_course_test_split
-from q2_config import Config, parse_config
+from q2_config import RESULT_KEYS, Config, parse_config
 
 SWEEP_LEARNING_RATES = (0.1, 0.01, 0.001)
 MISTAKES_KEPT = 12
@@ -180,8 +178,9 @@ def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
             epochs=config.epochs,
             seed=config.seed,
             checkpoint=None if config.dry_run else config.file(".ckpt"),
-            config=settings,
+            config=settings | {"data": data.digest},
             resume=config.resume,
+            overwrite=config.overwrite,
             device=config.device,
             tensorboard=config.file("").parent / "tensorboard" / config.run_name if config.tensorboard else None,
         )
@@ -268,36 +267,24 @@ def predict_files(paths: list[str], checkpoint: str, device: str) -> int:
 # --- comparisons over seeds, learning rates and networks ---------------------------------------------
 
 
-def train_side_by_side(configs: list[Config]) -> list[dict]:
+def train_side_by_side(configs: list[Config], data: ImageData) -> list[dict]:
     """Train each configuration in a one-thread process of this script, as many at a time as there are cores.
 
-    Returns their trials, which equal those of the same commands run one by one. Raises ValueError, with the
-    last line of its log, when one fails otherwise than by diverging.
+    Returns their trials, which equal those of the same commands run one by one. Raises ValueError where one fails
+    otherwise than by diverging, or leaves another result than the one asked for.
     """
-    waiting, running = list(configs), {}
-    progress = tqdm(total=len(configs), desc="training runs", disable=None)
-    try:
-        while waiting or running:
-            while waiting and len(running) < (os.cpu_count() or 1):
-                config = waiting.pop(0)
-                config.file("").parent.mkdir(parents=True, exist_ok=True)
-                with config.file(".log").open("w") as log:
-                    process = subprocess.Popen(config.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-                running[process] = config
-            for process in [process for process in running if process.poll() is not None]:
-                config = running.pop(process)
-                if process.returncode not in (0, 1):
-                    lines = config.file(".log").read_text().splitlines() or [f"exit code {process.returncode}"]
-                    raise ValueError(f"training {config.run_name} failed: {lines[-1]} (log: {config.file('.log')})")
-                progress.update()
-            time.sleep(0.05)
-    finally:
-        for process in running:
-            process.terminate()
-            process.wait()
-        progress.close()
-    files = [config.file(".json") for config in configs]
-    return [model["trials"][0] for file in files for model in json.loads(file.read_text())["models"].values()]
+    jobs = {config.file(".log"): config.command() for config in configs}
+    command_line.side_by_side(jobs, accepted=(0, utils.Diverged.exit_code))
+    trials = []
+    for config in configs:
+        path = config.file(".json")
+        result = records.load_result(path, *RESULT_KEYS)
+        changed = records.differences(result, result_head(config, data))
+        ((trial,),) = ([*model["trials"]] for model in result["models"].values())
+        if changed or trial["seed"] != config.seed:
+            raise ValueError(f"{path} is of a run with {records.in_words(changed) or 'another seed'}: run it again")
+        trials.append(trial)
+    return trials
 
 
 def summarise(config: Config, trials: list[dict], data: ImageData) -> dict:
@@ -358,14 +345,14 @@ def test_saved(config: Config, trials: list[dict], data: ImageData) -> None:
 def sweep(config: Config, data: ImageData) -> dict:
     """The homework's comparison: {variant: summary}, the selected learning rate's first, `no_maxpool` second."""
     rates = [dataclasses.replace(config, learning_rate=rate) for rate in SWEEP_LEARNING_RATES]
-    trials = train_side_by_side([single for rate in rates for single in one_per_seed(rate)])
+    trials = train_side_by_side([single for rate in rates for single in one_per_seed(rate)], data)
     trials = {rate: [trials.pop(0) for _ in config.seeds] for rate in rates}
     usable = [rate for rate in rates if not any(trial["diverged_in_epoch"] for trial in trials[rate])]
     if not usable:
         raise ValueError("every learning rate of the sweep diverged: there is nothing to select")
     selected = max(usable, key=lambda rate: np.mean([trial["validation"]["accuracy"] for trial in trials[rate]]))
     no_maxpool = dataclasses.replace(selected, no_maxpool=not config.no_maxpool)
-    trials[no_maxpool] = train_side_by_side(one_per_seed(no_maxpool))
+    trials[no_maxpool] = train_side_by_side(one_per_seed(no_maxpool), data)
     order = [selected, no_maxpool, *(rate for rate in rates if rate != selected)]
     if not config.no_test:
         for tested in order[:2]:
@@ -377,28 +364,8 @@ def one_per_seed(config: Config) -> list[Config]:
     return [dataclasses.replace(config, sweep=False, seeds=(), no_test=True, seed=seed) for seed in config.seeds]
 
 
-def run(config: Config) -> dict:
-    """Do what the flags ask for and return it in the form of a result file ({} in torchrun's other processes).
-
-    `models` has an entry for each network; the first is the selected one, whose `metrics` also stand at the top.
-    """
-    start = time.perf_counter()
-    data = load_data(config)
-    if config.sweep:
-        models = sweep(config, data)
-    else:
-        if config.seeds:
-            trials = train_side_by_side(one_per_seed(config))
-        else:
-            model, trial = train(config, data)
-            trials = [trial]
-            if not utils.is_main_process():
-                return {}  # one process tests and reports
-            if not (config.dry_run or trial["diverged_in_epoch"]):
-                save_model(config.file(".safetensors"), model, config, data)
-        if not (config.no_test or config.dry_run):
-            test_saved(config, [trial for trial in trials if not trial["diverged_in_epoch"]], data)
-        models = {config.variant: summarise(config, trials, data)}
+def result_head(config: Config, data: ImageData) -> dict:
+    """How the result of a run begins: what it is of, by which another run of the same name is told from it."""
     name = f"{config.dataset}-{'sweep' if config.sweep else config.variant}"
     return {
         "question": "q2",
@@ -406,6 +373,23 @@ def run(config: Config) -> dict:
         "config": config.settings() | {"course_test_split": config.course_test_split},
         "seeds": list(config.seeds or (config.seed,)),
         "data": data.describe(),
+    }
+
+
+def run(config: Config) -> dict:
+    """Do what the flags ask for and return it in the form of a result file ({} in torchrun's other processes).
+
+    `models` has an entry for each network; the first is the selected one, whose `metrics` also stand at the top.
+    """
+    start = time.perf_counter()
+    data = load_data(config)
+    head = result_head(config, data)
+    writes = utils.is_main_process() and not config.dry_run
+    with records.claim(config.out, head, config.overwrite) if writes else contextlib.nullcontext():
+        models = sweep(config, data) if config.sweep else compare_seeds(config, data)
+    if not models:
+        return {}
+    return head | {
         "majority_baseline": majority_baseline(data),
         "models": models,
         "metrics": next(iter(models.values()))["metrics"],
@@ -413,33 +397,43 @@ def run(config: Config) -> dict:
     }
 
 
+def compare_seeds(config: Config, data: ImageData) -> dict:
+    """One network, trained with one seed here or with several side by side: {variant: summary}."""
+    if config.seeds:
+        trials = train_side_by_side(one_per_seed(config), data)
+    else:
+        model, trial = train(config, data)
+        trials = [trial]
+        if not utils.is_main_process():
+            return {}  # one process tests and reports
+        if not (config.dry_run or trial["diverged_in_epoch"]):
+            save_model(config.file(".safetensors"), model, config, data)
+    if not (config.no_test or config.dry_run):
+        test_saved(config, [trial for trial in trials if not trial["diverged_in_epoch"]], data)
+    return {config.variant: summarise(config, trials, data)}
+
+
 def print_summary(result: dict) -> None:
-    """A line per network: validation and test scores, in percent, mean and deviation over seeds."""
+    """A line per network: validation and test scores, mean and deviation over seeds."""
     data, baseline = result["data"], result["majority_baseline"]["accuracy"]
     synthetic = " (synthetic)" if data["source"] == "synthetic" else ""
-    print(f"\n{data['name']}{synthetic}, seeds {', '.join(map(str, result['seeds']))}, {result['seconds']:.0f} s")
+    seeds = ", ".join(map(str, result["seeds"]))
+    trained = f"one seed ({seeds})" if len(result["seeds"]) == 1 else f"mean ± deviation over seeds {seeds}"
+    print(f"\n{data['name']}{synthetic}, {trained}, {result['seconds']:.0f} s")
     print(
-        f"{'network':28}{'val. accuracy':>15}{'test accuracy':>15}{'test AUC':>15}{'parameters':>12}{'mult-adds':>11}"
+        f"{'network':28}{'val. accuracy':>16}{'test accuracy':>16}{'test AUC':>16}{'parameters':>12}{'mult-adds':>11}"
     )
-    percent = f"{100 * baseline['validation']:13.1f} %{100 * baseline['test']:13.1f} %"
-    print(f"{'always the commonest class':28}{percent}{'0.500':>15}{0:12}{0:11}")
+    percent = f"{100 * baseline['validation']:14.1f} %{100 * baseline['test']:14.1f} %"
+    print(f"{'always the commonest class':28}{percent}{'0.500':>16}{0:12}{0:11}")
+    scores = (("validation", "accuracy", 100, 1, " %"), ("test", "accuracy", 100, 1, " %"), ("test", "auc", 1, 3, ""))
     for variant, model in result["models"].items():
         cells = []
-        for part, name, scale, digits in (
-            ("validation", "accuracy", 100, 1),
-            ("test", "accuracy", 100, 1),
-            ("test", "auc", 1, 3),
-        ):
+        for part, name, scale, digits, unit in scores:
             metric = model["metrics"].get(part, {}).get(name)
             missing = "diverged" if model["diverged_seeds"] else "-"
-            cells.append(
-                f"{scale * metric['mean']:.{digits}f} ± {scale * metric['std']:.{digits}f}" if metric else missing
-            )
-        print(
-            f"{variant:28}"
-            + "".join(f"{cell:>15}" for cell in cells)
-            + f"{model['parameters']:12,}{model['multiply_adds']:11,}"
-        )
+            cells.append(records.spread(metric, scale, digits) + unit if metric else missing)
+        sizes = f"{model['parameters']:12,}{model['multiply_adds']:11,}"
+        print(f"{variant:28}" + "".join(f"{cell:>16}" for cell in cells) + sizes)
 
 
 @functools.partial(command_line.entry_point, several_processes=True)
@@ -459,16 +453,20 @@ def main(argv: list[str] | None = None) -> int:
     result = run(config)
     if not result:
         return 0
-    print_summary(result)
     if config.dry_run:
+        print_summary(result)
         print("dry run: a short epoch on few images; nothing was written")
         return 0
-    path = records.save_results(config.out, result)
-    print(f"results: {path}")
+    path = records.save_results(config.out, result)  # before anything else, which might fail
+    plots = []
     if not config.no_test:
-        import q2_plots
+        with command_line.attempt(f"drawing {path}"):
+            import q2_plots
 
-        plots = q2_plots.draw(path, Path(config.out) / "plots", config.data_root)
+            plots = q2_plots.draw(path, Path(config.out) / "plots", config.data_root)
+    print_summary(result)
+    print(f"results: {path}")
+    if plots:
         print("plots:  ", *(plot for plot in plots if plot.suffix == ".png"), sep="\n  ")
     if all(model["diverged_seeds"] for model in result["models"].values()):
         trial = next(iter(result["models"].values()))["trials"][0]

@@ -31,6 +31,7 @@ class ImageData:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]  # of the training pixels in [0, 1], one per channel
     std: tuple[float, ...]
+    digest: str  # of the arrays of all three parts, before they are normalised
     train: tuple[Tensor, Tensor]
     val: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
@@ -38,7 +39,8 @@ class ImageData:
     def describe(self) -> dict:
         """The `data` entry of a result file."""
         sizes = {part: len(getattr(self, part)[1]) for part in PARTS}
-        return {"name": self.name, "source": self.source, "sizes": sizes, "classes": list(self.class_names)}
+        names = {"name": self.name, "source": self.source, "digest": self.digest}
+        return names | {"sizes": sizes, "classes": list(self.class_names)}
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
@@ -77,7 +79,18 @@ def load_images(name: str, root: str | Path = "data", *, strict_checksum: bool =
     mean, std = tuple(mean.tolist()), tuple(s or 1.0 for s in std.tolist())  # a constant image divides by 1
     labels = {part: torch.from_numpy(arrays[f"{part}_labels"].reshape(-1).astype(np.int64)) for part in PARTS}
     tensors = {part: (normalise_(pixels[part], mean, std), labels[part]) for part in PARTS}
-    return ImageData(name, source, task, class_names, mean, std, **tensors)
+    return ImageData(name, source, task, class_names, mean, std, _digest(arrays), **tensors)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    """A hash of the images and labels, whatever the file or its layout."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in PARTS:
+        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].astype(np.int64)
+        digest.update(str(images.shape).encode())
+        digest.update(np.ascontiguousarray(images))
+        digest.update(np.ascontiguousarray(labels))
+    return digest.hexdigest()
 
 
 def with_course_test_split(data: ImageData) -> ImageData:

@@ -5,6 +5,10 @@ Prints three short tables, writes their numbers to OUT/q1/demo.json, and draws f
 
 from __future__ import annotations
 
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
 import dataclasses
 import statistics
 import sys
@@ -16,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import command_line
 import records
 from q1_linear_attention import (
     approximation_bound,

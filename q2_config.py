@@ -12,6 +12,7 @@ from pathlib import Path
 import command_line
 import q2_strong
 import records
+from command_line import within
 
 RESULT_KEYS = (  # what the result file of a training run or a comparison holds
     "data.name:text", "data.source:text", "data.sizes.*:number", "data.classes.*:text", "seconds:number",
@@ -60,18 +61,22 @@ class Config:
     sweep: bool = False
     out: str = "runs"
     resume: bool = False
+    overwrite: bool = False
     dry_run: bool = False
     tensorboard: bool = False
 
     def __post_init__(self):
+        in_range = all(within(seed, *command_line.SEEDS)[0] for seed in self.seeds)
+        distinct = in_range and len(set(self.seeds)) == len(self.seeds)
         checks = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "dataset": (records.is_plain_name(self.dataset), "the name of a data set, such as octmnist"),
+            "epochs": within(self.epochs, 1, 10_000),
+            "batch_size": within(self.batch_size, 1, 100_000),
             "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
             "l2_decay": (0 <= self.l2_decay < math.inf, "not negative"),
             "dropout": (0 <= self.dropout < 1, "at least 0 and less than 1"),
-            "seed": (self.seed >= 0, "not negative"),
-            "seeds": (all(s >= 0 for s in self.seeds) and len(set(self.seeds)) == len(self.seeds), "distinct, from 0"),
+            "seed": within(self.seed, *command_line.SEEDS),
+            "seeds": (distinct, f"distinct, each {within(0, *command_line.SEEDS)[1]}"),
         }
         command_line.check_flags(self, checks)
         if self.recipe == "strong" and (self.sweep or self.no_maxpool or self.optimizer != "adam"):
@@ -122,7 +127,7 @@ def parse_config(argv: list[str] | None, description: str) -> tuple[Config, list
     flag("l2_decay", "weight decay (0; strong: 0.05)", type=float)
     flag("dropout", "probability of dropping a hidden unit (0.7; strong: 0.2)", type=float)
     flag("optimizer", "sgd (default) or adam", choices=("sgd", "adam"))
-    flag("no_maxpool", "convolutions of stride 2 in the place of max-pooling", action="store_true")
+    flag("no_maxpool", "convolutions of stride 2 instead of max-pooling", action="store_true")
     flag("seed", "seed of the weights, the order and the dropout (0)", type=int)
     flag(
         "seeds", "train once per seed, side by side, and report mean and deviation (sweep: 0 1 2)", type=int, nargs="+"
@@ -132,6 +137,7 @@ def parse_config(argv: list[str] | None, description: str) -> tuple[Config, list
     flag("device", "auto (default), cpu, cuda or mps", choices=("auto", "cpu", "cuda", "mps"))
     flag("out", "folder for results, plots and checkpoints (runs)")
     flag("resume", "go on from the checkpoints of the same command", action="store_true")
+    flag("overwrite", "replace a run of the same name with other settings or data", action="store_true")
     flag("dry_run", "one short epoch on a few images, to check a command; writes nothing", action="store_true")
     flag("no_test", "leave the test set alone", action="store_true")
     flag(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -96,12 +97,21 @@ def _wait_for(file: TextIO, path: Path) -> None:
 
 
 def mean_std(values: list[float]) -> dict:
-    """Mean and sample standard deviation (0 for a single value) over seeds, with the values themselves."""
+    """Mean and sample standard deviation (None of a single value) over seeds, with the values themselves."""
     return {
         "mean": float(np.mean(values)),
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         "values": list(values),
     }
+
+
+def spread(metric: dict, scale: float = 1, digits: int = 1, plus_minus: str = " ± ") -> str:
+    """A mean_std in figures: mean ± deviation over seeds, the value alone of one seed."""
+    if metric["mean"] is None:
+        return "undefined"
+    mean = f"{scale * metric['mean']:.{digits}f}"
+    several = len(metric["values"]) > 1  # a deviation of 0 stands in older files of one seed
+    return f"{mean}{plus_minus}{scale * metric['std']:.{digits}f}" if several else mean
 
 
 def save_results(out: str | Path, result: dict) -> Path:
@@ -109,15 +119,64 @@ def save_results(out: str | Path, result: dict) -> Path:
 
     Raises ValueError where `question` or `run` is no plain name, and would lead elsewhere.
     """
-    for field in ("question", "run"):
-        if not is_plain_name(result[field]):
-            raise ValueError(f"{result[field]!r} can't be the {field} of a result: it is no name of a file")
-    path = Path(out) / result["question"] / f"{result['run']}.json"
+    path = result_path(out, result)
     text = json.dumps(_finite({**result, "environment": environment()}), indent=1, allow_nan=False)
     # a list of numbers goes on one line, for readers and for git
     text = re.sub(r"\[\s+((?:(?:[-+.\deE]+|null),?\s+)+)\]", lambda match: f"[{' '.join(match[1].split())}]", text)
     write_file(path, text.encode() + b"\n")
     return path
+
+
+def result_path(out: str | Path, result: dict) -> Path:
+    """Where a result is saved: `out`/<question>/<run>.json. Raises ValueError where that would be elsewhere."""
+    for field in ("question", "run"):
+        if not is_plain_name(result[field]):
+            raise ValueError(f"{result[field]!r} can't be the {field} of a result: it is no name of a file")
+    return Path(out) / result["question"] / f"{result['run']}.json"
+
+
+@contextlib.contextmanager
+def claim(out: str | Path, head: dict, overwrite: bool) -> Iterator[None]:
+    """Alone with the files of a run among all processes, while it trains: who comes second waits.
+
+    `head` is how its result begins: question, run, config, seeds and data. Raises ValueError where another run's result
+    has that name, with other settings or data, or with seeds that this one has not, unless it may `overwrite` it.
+    """
+    path = result_path(out, head)
+    with locked(path):
+        if path.exists() and not overwrite:
+            other = load_result(path)
+            changed = differences(other, head) + ["seeds"] * (not set(other["seeds"]) <= set(head["seeds"]))
+            if changed:
+                raise ValueError(f"{path} is a run's with {in_words(changed)}: {ANOTHER_RUN}")
+        yield
+
+
+def file_digest(path: str | Path) -> str:
+    """A hash of a file's bytes. Raises FileNotFoundError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+ANOTHER_RUN = "give another --out, or --overwrite to replace it"
+
+
+def differences(result: dict, head: dict) -> list[str]:
+    """The settings in which a result differs from how it should begin, and "data" where it was made from other data.
+
+    Seeds are compared elsewhere; what a result of an older version has not is not compared.
+    """
+    config, expected = result["config"], json.loads(json.dumps(head["config"]))
+    names = sorted((config.keys() | expected.keys()) - {"seed"})
+    digests = [data.get("digest") for data in (result["data"], head["data"])]
+    other_data = None not in digests and digests[0] != digests[1]
+    return [name for name in names if config.get(name) != expected.get(name)] + ["data"] * other_data
+
+
+def in_words(changed: list[str]) -> str:
+    """What differs between two runs, as of `differences`."""
+    settings = ", ".join(name for name in changed if name != "data")
+    return " and ".join([f"other settings ({settings})"] * bool(settings) + ["other data"] * ("data" in changed))
 
 
 def _finite(value):
@@ -194,9 +253,7 @@ def _problem(value, key: str, kind: str, place: str = "the file") -> str | None:
     found = value.get(name.removesuffix("?"))
     if found is None:
         return None if name.endswith("?") else f"{place} has no {name}"
-    return _problem(
-        found, rest, kind, name.removesuffix("?") if place == "the file" else f"{place}/{name.removesuffix('?')}"
-    )
+    return _problem(found, rest, kind, f"{place}/{name.removesuffix('?')}".removeprefix("the file/"))
 
 
 def _refuse_constant(constant: str):

@@ -25,7 +25,7 @@ from tqdm import tqdm
 import processes
 from command_line import CommandFailed, launch
 from image_data import ImageData, load_images
-from records import write_file
+from records import ANOTHER_RUN, in_words, write_file
 
 __all__ = ["ImageData", "load_images"]
 
@@ -102,6 +102,7 @@ def fit(
     checkpoint: Path | None = None,
     config: dict | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     device: str = "auto",
     mixed_precision: str = "no",
     tensorboard: Path | None = None,
@@ -114,8 +115,9 @@ def fit(
     `scheduler` advances once per step. With `average_decay`, an exponential moving average of the weights is
     what is evaluated and kept. The last epoch is kept, or the one with the highest `keep_best(metrics)`.
 
-    Each epoch ends with `checkpoint` written in one piece. `resume` goes on from it, bit for bit, and refuses
-    one made with another `config`. Raises Diverged, with the checkpoint left at the last good epoch.
+    Each epoch ends with `checkpoint` written in one piece. `resume` goes on from it, bit for bit. One made with another
+    `config` is refused, with `resume` or without, unless `overwrite`. Raises Diverged, with the checkpoint left at the
+    last good epoch.
     """
     accelerator = processes.connect(device, mixed_precision, tensorboard)
     processes.check_same_settings((config or {}) | {"number of batches": len(batches)})
@@ -123,11 +125,10 @@ def fit(
     # Optimiser and backward pass stay PyTorch's own: Accelerate's wrappers scale float16 losses, and take time.
     wrapped = accelerator.prepare(model)
     run = _Run(model, optimizer, scheduler, average_decay, config or {})
-    saved = checkpoint if checkpoint and resume and accelerator.is_main_process and checkpoint.exists() else None
+    saved = checkpoint if checkpoint and accelerator.is_main_process and checkpoint.exists() else None
     saved = processes.from_main_process(saved and saved.read_bytes())  # other machines need not have the file
-    if saved is not None:
-        run.load(checkpoint, saved)
-    elif checkpoint and accelerator.is_main_process:
+    resumed = saved is not None and run.load(checkpoint, saved, resume, overwrite)
+    if checkpoint and accelerator.is_main_process and not resumed:
         run.save(checkpoint)  # so that a run stopped in its first epoch is resumable too
 
     for epoch in range(len(run.history) + 1, epochs + 1):
@@ -231,8 +232,8 @@ class _Run:
         torch.save(state | {name: part.state_dict() for name, part in self._parts().items()}, buffer)
         write_file(path, buffer.getvalue())
 
-    def load(self, path: Path, data: bytes) -> None:
-        """Go on from `data`, what the file `path` holds."""
+    def load(self, path: Path, data: bytes, resume: bool, overwrite: bool) -> bool:
+        """Go on from `data`, what the file `path` holds, if that is to be resumed; returns whether."""
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if damaged := archive.testzip():  # torch.load does not look at the checksums
@@ -240,14 +241,17 @@ class _Run:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             keys = state["config"].keys() | self.config
             changed = sorted(key for key in keys if state["config"].get(key) != self.config.get(key))
-            if not changed:
+            if resume and not changed:
                 self.history, self.best = state["history"], state["best"]
                 for name, part in self._parts().items():
                     part.load_state_dict(state[name])
         except Exception as error:  # what is no checkpoint of this run makes torch raise nearly anything
+            if overwrite or not resume:
+                return False
             raise ValueError(f"{path} is no readable checkpoint: delete it and run again without --resume") from error
-        if changed:
-            raise ValueError(f"{path} was made with other settings ({', '.join(changed)}): train without --resume")
+        if changed and not overwrite:
+            raise ValueError(f"{path} was made with {in_words(changed)}: {ANOTHER_RUN}")
+        return resume and not changed
 
 
 # --- plots -------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ def add_training_flags(parser: command_line.ArgumentParser) -> None:
     flag("out", "folder for results and checkpoints (runs)")
     flag("name", "name of the run (corpus-decoder-seed)")
     flag("resume", "go on from the checkpoint of the same command", action="store_true")
+    flag("overwrite", "replace a run of the same name with other settings or data", action="store_true")
     flag("tensorboard", "log to OUT/q3/NAME-tensorboard", action="store_true")
 
 
@@ -70,6 +71,7 @@ def build_parser() -> command_line.ArgumentParser:
     evaluate.add_flag("ctc", action="store_true", help="listen with the encoder's CTC head alone, without the decoder")
     text = "score JOIN neighbouring clips after one another as one: longer than any in training (1)"
     evaluate.add_flag("join", type=int, default=1, help=text)
+    evaluate.add_flag("overwrite", action="store_true", help="replace another model's or corpus's result of that name")
     evaluate.add_flag("out", default="runs", help="folder for the result file (runs)")
     transcribe = commands.add_parser("transcribe", help="write down what is said in sound files")
     transcribe.add_argument("files", nargs="+", metavar="FILE", help="anything soundfile reads, of any rate")
@@ -93,12 +95,13 @@ def run_train(args: dict) -> None:
     result = train.run(train.Config(**args))
     if not result:
         return
+    path = records.save_results(args.get("out", train.Config.out), result)  # before it is shown
     for part, metrics in result["metrics"].items():
         print(summary(part, metrics))
     error_rate = result["metrics"]["validation"]["cer"]["mean"]
     if error_rate > NOT_CONVERGED:
         print(f"not converged: {error_rate:.0%} of the characters are wrong; train on more clips, for more epochs")
-    print(records.save_results(args.get("out", train.Config.out), result))
+    print(path)
 
 
 def run_evaluate(args: dict) -> None:
@@ -112,25 +115,27 @@ def run_evaluate(args: dict) -> None:
     part = getattr(corpus, args["part"]).joined(args["join"])
     limit = model.decoder.longest(args["join"])
     listen = ctc_greedy if args["ctc"] else search(args["beam"], args["ctc_weight"], limit)
-    metrics = train.score_part(model, part, listen)
-    if args["join"] == 1 and not args["ctc"]:  # the Transformer has no positions for the loss of longer texts
-        metrics["loss"] = train.mean_loss(model, part)
     usual = {"ctc": False, "beam": 1, "ctc_weight": 0, "join": 1}
     others = ((name, args[name]) for name in usual if args[name] != usual[name])
     suffix = "".join(f"-{name}" if value is True else f"-{name}{value:g}" for name, value in others)
-    result = {
+    checkpoint = {"checkpoint": Path(args["checkpoint"]).name, "digest": records.file_digest(args["checkpoint"])}
+    head = {
         "question": "q3",
-        "run": f"{Path(args['checkpoint']).stem}-on-{Path(args['data']).name}-{args['part']}{suffix}",
+        "run": f"{Path(args['checkpoint']).stem}-on-{corpus.name}-{args['part']}{suffix}",
         "config": {name: args[name] for name in ("part", *usual)}
-        | {"checkpoint": Path(args["checkpoint"]).name, "corpus": corpus.name}
-        | {"decoder": model.settings["decoder"], "hop_ms": features.hop_ms},
+        | checkpoint
+        | {"corpus": corpus.name, "decoder": model.settings["decoder"], "hop_ms": features.hop_ms},
         "seeds": [],
         "data": corpus.describe(),
-        "metrics": {args["part"]: metrics},
-        "attention": train.attention_map(model, getattr(corpus, args["part"])),
     }
+    with records.claim(args["out"], head, args["overwrite"]):
+        metrics = train.score_part(model, part, listen)
+        if args["join"] == 1 and not args["ctc"]:  # the Transformer has no positions for the loss of longer texts
+            metrics["loss"] = train.mean_loss(model, part)
+        attention = train.attention_map(model, getattr(corpus, args["part"]))
+        path = records.save_results(args["out"], head | {"metrics": {args["part"]: metrics}, "attention": attention})
     print(summary(args["part"], metrics))
-    print(records.save_results(args["out"], result))
+    print(path)
 
 
 def run_transcribe(args: dict) -> None:
@@ -143,10 +148,9 @@ def run_transcribe(args: dict) -> None:
 
 
 def check_search(args: dict) -> None:
-    if args["beam"] < 1:
-        raise ValueError(f"--beam is {args['beam']}, but must be at least 1")
-    if not 0 <= args["ctc_weight"] < 1:
-        raise ValueError(f"--ctc_weight is {args['ctc_weight']:g}, but must be at least 0 and less than 1")
+    ranges = {"beam": (1, 100), "join": (1, 100), "ctc_weight": (0, 0.99)}
+    checks = {name: command_line.within(args[name], *ranges[name]) for name in ranges if name in args}
+    command_line.check_flags(argparse.Namespace(**args), checks)
     if args.get("ctc") and (args["beam"] > 1 or args["ctc_weight"]):
         raise ValueError("--ctc does without the decoder and its search: leave out --beam and --ctc_weight")
 

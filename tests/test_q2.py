@@ -309,7 +309,7 @@ def test_dry_run_writes_nothing(tmp_path, data_root, capsys):
 
 def test_a_diverging_run_says_so_in_one_line(tmp_path, data_root, capsys):
     flags = ["--learning_rate", "1e12", "--epochs", "2", "--data_root", str(data_root), "--out", str(tmp_path)]
-    assert q2.main(flags) == 1
+    assert q2.main(flags) == 3
     error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: the MD5")]
     assert len(error) == 1
     assert "diverged" in error[0]
@@ -328,7 +328,7 @@ def test_the_sweep_selects_by_validation_and_never_a_diverged_rate(monkeypatch):
     accuracy = {0.1: [0.99, 0.99], 0.01: [0.7, 0.9], 0.001: [0.75, 0.75]}  # the mean decides: 0.8 against 0.75
     trained, tested = [], []
 
-    def fake_training(configs):
+    def fake_training(configs, data):
         trained.append(configs)
         return [
             trial(c.seed, accuracy[c.learning_rate][c.seed], 2 if c.learning_rate == 0.1 and c.seed else None)
@@ -369,7 +369,7 @@ def test_runs_side_by_side_equal_the_same_runs_one_by_one(tmp_path, data_root):
 def test_a_failing_run_of_a_sweep_is_reported_with_its_last_words(tmp_path, data_root):
     config = Config(data_root=str(tmp_path / "nowhere"), out=str(tmp_path / "out"), epochs=1, no_test=True)
     with pytest.raises(ValueError, match="download_octmnist"):
-        q2.train_side_by_side([config])
+        q2.train_side_by_side([config], None)
 
 
 @pytest.mark.slow

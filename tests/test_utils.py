@@ -9,7 +9,6 @@ import math
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import textwrap
@@ -23,7 +22,6 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-import command_line
 import records
 import utils
 from utils import Batches, Diverged, fit
@@ -717,9 +715,27 @@ def test_resume_without_a_checkpoint_trains_from_the_start(tmp_path):
 def test_without_resume_an_old_checkpoint_is_replaced(tmp_path):
     checkpoint = tmp_path / "run.pt"
     train(3, checkpoint=checkpoint, seed=1, config={"seed": 1})
-    weights, history = train(2, checkpoint=checkpoint, seed=2, config={"seed": 2})
+    weights, history = train(2, checkpoint=checkpoint, seed=1, config={"seed": 1})
+    assert same(weights, train(2, seed=1)[0])
+    assert len(history) == len(load(checkpoint)["history"]) == 2
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_another_runs_checkpoint_is_replaced_only_if_asked(tmp_path, resume):
+    checkpoint = tmp_path / "run.pt"
+    train(1, checkpoint=checkpoint, seed=1, config={"seed": 1, "data": "a"})
+    before = checkpoint.read_bytes()
+    for config, words in (({"seed": 1, "data": "b"}, "other data"), ({"seed": 2, "data": "a"}, "settings (seed)")):
+        with pytest.raises(ValueError, match=re.escape(words)) as caught:
+            train(2, checkpoint=checkpoint, seed=2, config=config, resume=resume)
+        assert "--overwrite" in str(caught.value)
+        assert checkpoint.read_bytes() == before
+    weights, history = train(2, checkpoint=checkpoint, seed=2, config={"seed": 2}, resume=resume, overwrite=True)
     assert same(weights, train(2, seed=2)[0])
     assert len(history) == len(load(checkpoint)["history"]) == 2
+    checkpoint.write_bytes(b"no checkpoint")
+    train(1, checkpoint=checkpoint, resume=resume, overwrite=True)
+    assert len(load(checkpoint)["history"]) == 1
 
 
 # --- what is kept, averaged, scheduled, clipped ------------------------------------------------------
@@ -885,55 +901,6 @@ def test_derived_seeds_differ():
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
-# --- results -----------------------------------------------------------------------------------------
-
-
-def test_save_results_writes_strict_json_with_its_environment(tmp_path):
-    result = {
-        "question": "q2",
-        "run": "sweep-lr0.1",
-        "metrics": {"accuracy": [0.5, math.nan, -math.inf], "auc": (1.0, math.inf), "loss": math.nan, "count": 3},
-        "history": [{"epoch": 1, "train_loss": 0.1}, {"epoch": 2, "train_loss": math.nan}],
-        "config": {"name": "é [1, 2]", "channels": [], "flag": True, "none": None, "nested": [[1, 2], [3]]},
-    }
-    path = records.save_results(tmp_path, result)
-    assert path == tmp_path / "q2" / "sweep-lr0.1.json"
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is not JSON")
-
-    read = json.loads(path.read_text("utf-8"), parse_constant=refuse)
-    environment = read.pop("environment")
-    assert read == {
-        "question": "q2",
-        "run": "sweep-lr0.1",
-        "metrics": {"accuracy": [0.5, None, None], "auc": [1.0, None], "loss": None, "count": 3},
-        "history": [{"epoch": 1, "train_loss": 0.1}, {"epoch": 2, "train_loss": None}],
-        "config": result["config"],
-    }
-    assert math.isnan(result["metrics"]["loss"])  # the caller's own result stays as it was
-    assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert environment["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert environment["numpy"] == np.__version__
-    assert environment["threads"] == torch.get_num_threads() == 1
-    assert environment["cores"] == os.cpu_count()
-    assert environment["gpu"] is None or torch.cuda.is_available()
-    assert {"torchvision", "accelerate", "medmnist", "platform", "git_commit"} <= environment.keys()
-    if (ROOT / ".git").exists():
-        head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        assert head.stdout.startswith(environment["git_commit"].removesuffix("-dirty"))
-    assert '"accuracy": [0.5, null, null]' in path.read_text("utf-8")  # a list of numbers on one line
-
-
-@pytest.mark.parametrize("values", [[0.1, 0.4, 0.35], [2.0, 2.0], [3, 1, 4, 1, 5], [0.7]])
-def test_mean_std_is_the_sample_standard_deviation(values):
-    result = records.mean_std(values)
-    assert result["mean"] == pytest.approx(statistics.mean(values), rel=1e-12)
-    expected = statistics.stdev(values) if len(values) > 1 else 0.0
-    assert result["std"] == pytest.approx(expected, rel=1e-12, abs=1e-15)
-    assert result["values"] == values
-
-
 # --- figures -----------------------------------------------------------------------------------------
 
 
@@ -976,73 +943,3 @@ def test_plot_style_ends_with_its_block():
         styles = [(style["color"], style["linestyle"]) for style in matplotlib.rcParams["axes.prop_cycle"]]
     assert len({colour for colour, _ in styles}) == len({line for _, line in styles}) == 4
     assert dict(matplotlib.rcParams) == before
-
-
-# --- the command line --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "words"),
-    [
-        (ValueError("the learning rate\nis -1"), 2, "error: the learning rate is -1"),
-        (FileNotFoundError(errno.ENOENT, "No such file", "x.npz"), 2, "x.npz"),
-        (Diverged(3, []), 1, "epoch 3"),
-        (KeyboardInterrupt(), 130, "--resume"),
-    ],
-)
-def test_a_users_mistake_is_one_line_and_an_exit_code(capsys, monkeypatch, error, code, words):
-    monkeypatch.setattr(sys, "argv", ["/some/where/hw2-q2.py"])
-
-    @command_line.entry_point
-    def main(argv=None):
-        raise error
-
-    assert main([]) == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("hw2-q2.py: ")
-    assert words in err
-    assert err.count("\n") == 1
-    assert err.endswith("\n")
-
-
-def test_success_is_zero_and_a_bug_keeps_its_traceback(capsys):
-    @command_line.entry_point
-    def main(argv=None):
-        if argv == ["bug"]:
-            raise KeyError("bug")
-        return 3 if argv else None
-
-    assert main([]) == 0
-    assert main(["x"]) == 3
-    with pytest.raises(KeyError):
-        main(["bug"])
-    assert capsys.readouterr() == ("", "")
-    assert main.__name__ == "main"
-
-
-def make_parser():
-    parser = command_line.ArgumentParser(prog="hw2-q2.py")
-    parser.add_flag("no_maxpool", action="store_true")
-    parser.add_flag("learning_rate", type=float, default=0.1)
-    parser.add_flag("optimizer", choices=("sgd", "adam"), default="sgd")
-    return parser
-
-
-@pytest.mark.parametrize("dash", ["-", "--"])
-def test_flags_take_one_dash_or_two(dash):
-    args = make_parser().parse_args([f"{dash}no_maxpool", f"{dash}learning_rate", "0.5", f"{dash}optimizer=adam"])
-    assert vars(args) == {"no_maxpool": True, "learning_rate": 0.5, "optimizer": "adam"}
-    assert vars(make_parser().parse_args([])) == {"no_maxpool": False, "learning_rate": 0.1, "optimizer": "sgd"}
-
-
-@pytest.mark.parametrize("argv", [["--unknown"], ["-learning_rate", "fast"], ["-optimizer", "x"], ["--learning_rate"]])
-def test_a_wrong_flag_is_one_line_and_exit_code_2(capsys, argv):
-    with pytest.raises(SystemExit) as caught:
-        make_parser().parse_args(argv)
-    assert caught.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert err.startswith("hw2-q2.py: error: ")
-    assert "--help" in err

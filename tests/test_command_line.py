@@ -1,0 +1,247 @@
+"""The command line: flags, errors in one line, exit codes, and what a terminal, Ctrl-C or a lost parent can do."""
+
+import ast
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import command_line
+from records import ROOT
+from utils import Diverged
+
+# --- flags -------------------------------------------------------------------------------------------
+
+
+def make_parser():
+    parser = command_line.ArgumentParser(prog="hw2-q2.py")
+    parser.add_flag("no_maxpool", action="store_true")
+    parser.add_flag("learning_rate", type=float, default=0.1)
+    parser.add_flag("optimizer", choices=("sgd", "adam"), default="sgd")
+    return parser
+
+
+@pytest.mark.parametrize("dash", ["-", "--"])
+def test_flags_take_one_dash_or_two(dash):
+    args = make_parser().parse_args([f"{dash}no_maxpool", f"{dash}learning_rate", "0.5", f"{dash}optimizer=adam"])
+    assert vars(args) == {"no_maxpool": True, "learning_rate": 0.5, "optimizer": "adam"}
+    assert vars(make_parser().parse_args([])) == {"no_maxpool": False, "learning_rate": 0.1, "optimizer": "sgd"}
+
+
+@pytest.mark.parametrize("argv", [["--unknown"], ["-learning_rate", "fast"], ["-optimizer", "x"], ["--learning_rate"]])
+def test_a_wrong_flag_is_one_line_and_exit_code_2(capsys, argv):
+    with pytest.raises(SystemExit) as caught:
+        make_parser().parse_args(argv)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("hw2-q2.py: error: ")
+    assert "--help" in err
+
+
+# --- errors and exit codes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ValueError("the learning rate\nis -1"), 2, "error: the learning rate is -1"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x.npz"), 2, "x.npz"),
+        (Diverged(3, []), 3, "epoch 3"),
+        (KeyboardInterrupt(), 130, "--resume"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_an_exit_code(capsys, monkeypatch, error, code, words):
+    monkeypatch.setattr(sys, "argv", ["/some/where/hw2-q2.py"])
+
+    @command_line.entry_point
+    def main(argv=None):
+        raise error
+
+    assert main([]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("hw2-q2.py: ")
+    assert words in err
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+
+
+def test_success_is_zero_and_a_bug_keeps_its_traceback(capsys):
+    @command_line.entry_point
+    def main(argv=None):
+        if argv == ["bug"]:
+            raise KeyError("bug")
+        return 3 if argv else None
+
+    assert main([]) == 0
+    assert main(["x"]) == 3
+    with pytest.raises(KeyError):
+        main(["bug"])
+    assert capsys.readouterr() == ("", "")
+    assert main.__name__ == "main"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("x"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_too_little_memory_is_a_line(capsys, error):
+    @command_line.entry_point
+    def main(argv=None):
+        raise error if argv else RuntimeError("a bug")
+
+    assert main(["x"]) == 2
+    assert "out of memory" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="a bug"):
+        main([])
+
+
+def test_what_fails_beside_the_work_is_a_note(capsys):
+    with command_line.attempt("drawing x.json"):
+        raise IndexError("no such image")
+    assert "note: drawing x.json failed (IndexError: no such image)" in capsys.readouterr().err
+
+
+# --- what a terminal, Ctrl-C and a lost parent can do ------------------------------------------------
+
+
+def script(folder, body, imports=""):
+    """A program of the house: command_line first, then its imports, then main."""
+    lines = ["import command_line", imports, "@command_line.entry_point", "def main(argv=None):"]
+    path = folder / "script.py"
+    path.write_text("\n".join([*lines, *(f"    {line}" for line in body.splitlines()), "raise SystemExit(main())"]))
+    return [sys.executable, str(path)]
+
+
+def start(command, **kwargs):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **kwargs.pop("env", {})}
+    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "latin-1"} | kwargs
+    return subprocess.Popen(command, env=environment, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("cp1252", "96.1 \xb1 0.2 <= \xe9 -> ?"), ("ascii", "96.1 +- 0.2 <= e -> ?"), ("utf-8", "96.1 ± 0.2 ≤ é → 日")],
+)
+def test_a_terminal_shows_what_it_can(tmp_path, encoding, shown):
+    command = script(tmp_path, "print('96.1 ± 0.2 ≤ é → 日')")
+    process = start(
+        command, env={"PYTHONIOENCODING": encoding}, encoding="latin-1" if encoding != "utf-8" else encoding
+    )
+    assert process.communicate(timeout=30) == (f"{shown}\n", "")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("buffered", [{"PYTHONUNBUFFERED": "1"}, {"PYTHONUNBUFFERED": ""}])
+def test_a_closed_pipe_ends_a_command_without_a_word(tmp_path, buffered):
+    process = start(script(tmp_path, "for line in range(100_000):\n    print(line)"), env=buffered)
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=30) == 141
+
+
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path):
+    if not os.path.exists("/dev/full"):  # noqa: PTH110
+        pytest.skip("no /dev/full")
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        process = start(script(tmp_path, "print('x')"), stdout=full)
+        error = process.communicate(timeout=30)[1]
+    assert process.returncode == 2
+    assert error.count("\n") == 1
+    assert "No space left" in error
+
+
+SWALLOWS = (
+    "try:\n    import time\n    print('ready', flush=True)\n    time.sleep(30)\nexcept BaseException:\n    pass\n"
+)
+
+
+@pytest.mark.parametrize("place", ["in an import", "between imports", "in main"])
+def test_ctrl_c_is_one_line_wherever_it_comes(tmp_path, place):
+    (tmp_path / "slow_library.py").write_text(SWALLOWS)
+    waits = "import time; print('ready', flush=True); time.sleep(30)"
+    imports = {"in an import": "import slow_library", "between imports": waits, "in main": ""}[place]
+    process = start(
+        script(tmp_path, waits, imports),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # whatever the test's shell does
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=20)
+    assert (process.returncode, output) == (130, "")
+    assert error.count("\n") == 1
+    assert "interrupted" in error
+
+
+def test_every_script_is_ready_for_ctrl_c_before_it_imports_anything_slow():
+    paths = [*ROOT.glob("*.py"), *ROOT.glob("asr/*.py"), *ROOT.glob("report/*.py"), *ROOT.glob("benchmarks/*.py")]
+    scripts = [path for path in paths if '__name__ == "__main__"' in path.read_text()]
+    assert len(scripts) > 10
+    for path in scripts:
+        imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = [node.names[0].name for node in imports if getattr(node, "module", None) != "__future__"]
+        assert names[0] == "command_line", path
+
+
+def gone(pid):
+    """Whether a process has ended, or is only remembered by a parent that does not ask."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_runs_side_by_side_end_with_their_parent(tmp_path, end):
+    child = script(tmp_path, "import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    log = tmp_path / "child.log"
+    code = f"import pathlib, command_line; command_line.side_by_side({{pathlib.Path({str(log)!r}): {child!r}}})"
+    parent = start([sys.executable, "-c", code])
+    assert wait_until(lambda: log.exists() and log.read_text().strip())
+    pid = int(log.read_text())
+    assert not gone(pid)
+    parent.send_signal(end)
+    assert wait_until(lambda: gone(pid), 5)
+    parent.communicate(timeout=20)
+
+
+def test_a_parent_that_has_ended_already_is_noticed(tmp_path):
+    process = start(script(tmp_path, "print('alive')"), env={command_line.STARTED_BY: "1"})
+    assert process.communicate(timeout=30)[0] == ""
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("print('a'); raise ValueError('no such data')", "script.py: error: no such data (exit code 2; log: "),
+        ("raise KeyError('a bug')", "KeyError: 'a bug' (exit code 1; log: "),
+        ("import os; print('50 %\\r60 %', flush=True); os.kill(os.getpid(), 9)", "60 % (ended by SIGKILL; log: "),
+        ("import sys; sys.exit(7)", "it said nothing (exit code 7; log: "),
+    ],
+)
+def test_a_run_that_fails_is_reported_with_its_last_words(tmp_path, body, words):
+    with pytest.raises(ValueError, match=r"^run failed: ") as caught:
+        command_line.side_by_side({tmp_path / "logs" / "run.log": script(tmp_path, body)}, accepted=(0, 3))
+    assert words in str(caught.value)
+
+
+def test_exit_codes_that_are_accepted(tmp_path):
+    command = script(tmp_path, "import sys, pathlib; pathlib.Path(__file__).with_suffix('.done').touch(); sys.exit(3)")
+    command_line.side_by_side({tmp_path / f"{name}.log": command for name in "abc"}, accepted=(0, 3))
+    assert (tmp_path / "script.done").exists()
