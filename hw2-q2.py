@@ -223,6 +223,7 @@ def save_model(path: Path, model: nn.Module, config: Config, data: ImageData) ->
         "mean": data.mean,
         "std": data.std,
         "source": data.source,
+        "digest": data.digest,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     records.write_file(path, safetensors_bytes(weights, metadata={"model": json.dumps(header)}))

@@ -56,6 +56,12 @@ def data_title(result: dict) -> str:
     return f"{result['data']['name']}{synthetic}{course}"
 
 
+def seeds(result: dict, mark: str) -> str:
+    """How many seeds there are, and what shows their deviation; that of one seed is not known."""
+    count = len(result["seeds"])
+    return "one seed" if count == 1 else f"{count} seeds, {mark}: one standard deviation"
+
+
 def label(model: dict) -> str:
     settings = model["settings"]
     if settings["recipe"] == "strong":
@@ -93,7 +99,7 @@ def plot_curves(result: dict) -> Figure:
     loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     accuracy.set(xlabel="epoch", ylabel="validation accuracy (%)")
     accuracy.legend()
-    figure.suptitle(f"{data_title(result)}: {len(result['seeds'])} seed(s), band: one standard deviation", fontsize=9)
+    figure.suptitle(f"{data_title(result)}: {seeds(result, 'band')}", fontsize=9)
     return figure
 
 
@@ -118,7 +124,8 @@ def plot_pooling(result: dict, tested: dict) -> Figure:
         axes.set_xticks(
             range(len(tested)), ["no\nmax-pool" if m["settings"]["no_maxpool"] else "max-pool" for m in tested.values()]
         )
-    figure.suptitle(f"{data_title(result)}: a dot for each seed, a bar for their mean", fontsize=9)
+    shown = "one seed" if len(result["seeds"]) == 1 else "a dot for each seed, a bar for their mean"
+    figure.suptitle(f"{data_title(result)}: {shown}", fontsize=9)
     return figure
 
 
@@ -193,14 +200,13 @@ def plot_shift(result: dict) -> Figure:
     panels = figure.subplots(1, 2)
     for model in result["models"].values():
         for axes, name, scale in zip(panels, ("changed_predictions", "moved_features"), (100, 1), strict=True):
-            mean, std = (scale * np.array([answer[key] for answer in model[name]]) for key in ("mean", "std"))
+            mean, std = (scale * np.float64([answer[key] for answer in model[name]]) for key in ("mean", "std"))
             axes.errorbar(result["config"]["shifts"], mean, std, label=label(model), marker="o", ms=3, capsize=2)
     for axes, text in zip(panels, ("predictions that change (%)", "features: distance / length"), strict=True):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="shift (pixels)", ylabel=text, ylim=(0, None))
     panels[1].legend(loc="lower right")
-    seeds = len(result["seeds"])
-    figure.suptitle(f"{data_title(result)}: validation images, {seeds} seed(s) ± one deviation", fontsize=9)
+    figure.suptitle(f"{data_title(result)}: validation images, {seeds(result, 'bar')}", fontsize=9)
     return figure
 
 

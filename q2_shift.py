@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 import records
 from image_data import load_images
-from q2_config import RESULT_KEYS
 
 SHIFTS = (1, 2, 3, 4)  # pixels
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))
@@ -67,19 +66,35 @@ def receptive_field(model: nn.Module) -> int:
     return int(seen.max() - seen.min() + 1)
 
 
+def network_of(file: Path, settings: dict, digest: str | None) -> nn.Module:
+    """A sweep's network. Raises ValueError where a later run has written another under its name."""
+    network, header = q2.load_model(file)
+    if header["settings"] != settings or header.get("digest") not in (None, digest):
+        raise ValueError(f"{file} is not the sweep's, but of a later run with other settings or data: sweep again")
+    return network
+
+
 def run(dataset: str, data_root: str, out: str) -> dict:
-    """The result, from OUT/q2/<dataset>-sweep.json and its networks. Raises FileNotFoundError without them."""
+    """The result, from OUT/q2/<dataset>-sweep.json and its networks.
+
+    Raises FileNotFoundError without them, ValueError where the networks or the images are not the sweep's.
+    """
     path = Path(out) / "q2" / f"{dataset}-sweep.json"
     if not path.is_file():
         raise FileNotFoundError(f"no sweep at {path}: run python hw2-q2.py --dataset {dataset} --sweep")
-    sweep = records.load_result(path, *RESULT_KEYS)
-    images = load_images(dataset, data_root).val[0]
+    sweep = records.load_result(path, "seeds.*:number", "models.*.settings:dict", "models.*.metrics:dict")
+    data = load_images(dataset, data_root)
+    images, digest = data.val[0], sweep["data"].get("digest")
+    if digest not in (None, data.digest):
+        raise ValueError(f"{path} was made from other data than {dataset} in {data_root}: give its --data_root")
+    tested = {variant: summary for variant, summary in sweep["models"].items() if "test" in summary["metrics"]}
+    if not tested:
+        raise ValueError(f"{path} has no tested network: run python hw2-q2.py --dataset {dataset} --sweep")
     models = {}
-    for variant, summary in sweep["models"].items():
-        if "test" not in summary["metrics"]:
-            continue
-        files = [path.with_name(f"{dataset}-{variant}-seed{seed}.safetensors") for seed in sweep["seeds"]]
-        networks = [q2.load_model(file)[0] for file in files]
+    for variant, summary in tested.items():
+        seeds = [seed for seed in sweep["seeds"] if seed not in summary.get("diverged_seeds", [])]
+        files = {seed: path.with_name(f"{dataset}-{variant}-seed{seed}.safetensors") for seed in seeds}
+        networks = [network_of(file, summary["settings"] | {"seed": seed}, digest) for seed, file in files.items()]
         answers = [[response(network, images, shift) for network in networks] for shift in SHIFTS]
         models[variant] = {"settings": summary["settings"], "receptive_field": receptive_field(networks[0])} | {
             name: [records.mean_std([answer[name] for answer in seeds]) for seeds in answers] for name in answers[0][0]
@@ -103,13 +118,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     result = run(args.dataset, args.data_root, args.out)
+    path = records.save_results(args.out, result)
+    plots = []
+    with command_line.attempt(f"drawing {path}"):
+        import q2_plots
+
+        plots = q2_plots.draw(path, Path(args.out) / "plots")
     for variant, model in result["models"].items():
         changed = ", ".join(f"{100 * answer['mean']:.1f}" for answer in model["changed_predictions"])
         print(f"{variant}: a feature sees {model['receptive_field']} pixels; moved by 1 to 4, {changed} % change class")
-    path = records.save_results(args.out, result)
-    import q2_plots
-
-    print(path, *q2_plots.draw(path, Path(args.out) / "plots"), sep="\n")
+    print(path, *plots, sep="\n")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,8 @@ def fit(
             run.save(checkpoint)
         accelerator.log(run.history[-1], step=epoch)
         if accelerator.is_main_process:
-            record = ", ".join(f"{name} {value:.4g}" for name, value in run.history[-1].items() if name != "epoch")
+            values = {name.replace("_", " "): value for name, value in run.history[-1].items() if name != "epoch"}
+            record = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             tqdm.write(f"epoch {epoch}/{epochs}: {record}")
     accelerator.end_training()
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # or `model` would compute in mixed precision for ever

@@ -14,7 +14,8 @@ from pathlib import Path
 import records
 
 SHIPPED = records.ROOT / "checkpoints" / "ljspeech-345-tuned-lstm.safetensors"
-SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
+SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Damerau-Levenshtein"}
+ERROR_RATES = {"wer": "WER", "cer": "CER"}  # the share of wrong words, of wrong characters
 
 
 def add_training_flags(parser: command_line.ArgumentParser) -> None:
@@ -80,12 +81,16 @@ def build_parser() -> command_line.ArgumentParser:
 
 
 def summary(part: str, metrics: dict) -> str:
+    """The scores of a part, each with its 95 % interval over clips, and its first transcript."""
     cells = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
-    for name in SCORES:
+    for name, shown in SIMILARITIES.items():
         low, high = metrics[name]["interval"]
-        cells.append(f"{name} {metrics[name]['mean']:.3f} [{low:.3f}, {high:.3f}]")
+        cells.append(f"{shown} {metrics[name]['mean']:.3f} [{low:.3f}, {high:.3f}]")
+    for name, shown in ERROR_RATES.items():
+        low, high = (100 * bound for bound in metrics[name]["interval"])
+        cells.append(f"{shown} {100 * metrics[name]['mean']:.1f} % [{low:.1f}, {high:.1f}]")
     example = metrics["transcripts"][0]
-    return f"{part}: {', '.join(cells)}\n  said:  {example['said']}\n  heard: {example['heard']}"
+    return f"{part}: {', '.join(cells)}\n  said:       {example['said']}\n  recognised: {example['heard']}"
 
 
 def run_train(args: dict) -> None:

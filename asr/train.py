@@ -79,7 +79,10 @@ class Config:
             "ctc_weight": (0 <= self.ctc_weight < 1, "at least 0 and less than 1"),
             "clip_norm": (0 <= self.clip_norm < math.inf, "not negative (0: no clipping)"),
             "hidden_dim": (2 <= self.hidden_dim <= 1024 and self.hidden_dim % 2 == 0, "even, from 2 to 1,024"),
-            "num_heads": within(self.num_heads, 1, self.hidden_dim),
+            "num_heads": (
+                self.num_heads >= 1 and self.hidden_dim % self.num_heads == 0,
+                f"a divisor of --hidden_dim, which is {self.hidden_dim}",
+            ),
             "num_blocks": within(self.num_blocks, 1, 32),
             "hop_ms": within(self.hop_ms, 1, 25),  # the window's length
             "clips": within(self.clips, 1, 1_000_000),

@@ -396,8 +396,9 @@ def main(argv: list[str] | None = None) -> None:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch finds no CUDA device here")
     result = run(config)
+    path = records.save_results(Path(config.out), result)
     print(report(result))
-    print(records.save_results(Path(config.out), result))
+    print(path)
 
 
 if __name__ == "__main__":

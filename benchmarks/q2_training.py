@@ -144,10 +144,11 @@ def main(argv: list[str] | None = None) -> None:
         "load_average_before": os.getloadavg()[0],
         "seconds": time.perf_counter() - start,
     }
+    path = records.save_results(Path(args.out), result)
     for row in metrics.values():
         baseline, ours, ratio = (row[side]["median"] for side in ("baseline", "ours", "ratio"))
         print(f"{row['what']}: {baseline:.1f} -> {ours:.1f}, ratio {ratio:.2f}")
-    print(records.save_results(Path(args.out), result))
+    print(path)
 
 
 if __name__ == "__main__":

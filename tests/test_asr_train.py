@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -319,7 +320,7 @@ def test_error_by_length_by_hand():
 def test_evaluate_gives_what_training_reported(trained, corpus_dir, capsys):
     flags = ["--checkpoint", str(trained / "q3" / "spoken-lstm-seed0.safetensors"), "--data", str(corpus_dir)]
     assert main(["evaluate", *flags, "--out", str(trained)]) == 0
-    assert "heard:" in capsys.readouterr().out
+    assert "recognised:" in capsys.readouterr().out
     expected = json.loads((trained / "q3" / "spoken-lstm-seed0.json").read_text())["metrics"]["test"]
     found = json.loads((trained / "q3" / "spoken-lstm-seed0-on-spoken-test.json").read_text())["metrics"]["test"]
     assert found["cer"]["mean"] == pytest.approx(expected["cer"]["mean"])
@@ -358,7 +359,42 @@ def test_a_checkpoint_of_other_settings_is_refused_in_one_line(corpus_dir, train
     assert main(["train", *flags, "--resume"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "num_heads" in error
-    assert "train without --resume" in error
+    assert "--overwrite" in error
+
+
+def test_other_data_or_weights_under_the_same_name_are_refused(trained, corpus_dir, tmp_path, capsys):
+    other = write_corpus(tmp_path / "other" / corpus_dir.name, n=40, seed=1, workers=1)
+    shutil.copytree(trained / "q3", tmp_path / "q3")
+    before = {path: path.read_bytes() for path in (tmp_path / "q3").iterdir()}
+    flags = ["train", "--data", str(other), "--epochs", "2", *SMALL, "--out", str(tmp_path)]
+    for more in ([], ["--resume"]):
+        assert main([*flags, *more]) == 2
+        assert "other data" in capsys.readouterr().err.splitlines()[-1]
+    (tmp_path / "q3" / "spoken-lstm-seed0.json").unlink()  # of a run that was stopped, there is the checkpoint
+    assert main([*flags, "--resume"]) == 2
+    assert "spoken-lstm-seed0.ckpt was made with other data" in capsys.readouterr().err.splitlines()[-1]
+    (tmp_path / "q3" / "spoken-lstm-seed0.json").write_bytes(before[tmp_path / "q3" / "spoken-lstm-seed0.json"])
+    assert {path: path.read_bytes() for path in (tmp_path / "q3").iterdir()} == before
+
+    weights = tmp_path / "weights" / "spoken-lstm-seed0.safetensors"
+    weights.parent.mkdir()
+    shutil.copy(trained / "q3" / "spoken-lstm-seed0.safetensors", weights)
+    evaluate = ["evaluate", "--checkpoint", str(weights), "--data", str(corpus_dir), "--out", str(tmp_path / "scores")]
+    assert main(evaluate) == 0
+    shutil.copy(trained / "q3" / "spoken-transformer-seed0.safetensors", weights)
+    assert main(evaluate) == 2
+    assert "other settings (decoder, digest)" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*evaluate, "--overwrite"]) == 0
+
+
+def test_training_that_diverges_leaves_no_model(corpus_dir, tmp_path, capsys):
+    flags = ["--data", str(corpus_dir), "--epochs", "2", *SMALL, "--out", str(tmp_path), "--learning_rate", "1e30"]
+    assert main(["train", *flags]) == 3
+    assert "diverged in epoch 1" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "q3").iterdir()] == ["spoken-lstm-seed0.ckpt"]
+    state = torch.load(tmp_path / "q3" / "spoken-lstm-seed0.ckpt", weights_only=True)
+    assert state["history"] == []
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
 
 @pytest.mark.parametrize(
@@ -379,6 +415,22 @@ def test_a_checkpoint_of_other_settings_is_refused_in_one_line(corpus_dir, train
         (["evaluate", "--checkpoint", "none.safetensors", "--ctc", "--ctc_weight", "0.3"], "--ctc"),
         (["transcribe", "a.wav", "--ctc_weight", "1"], "--ctc_weight is 1"),
         (["sing"], "sing"),
+        (["train", "--name", "../../x"], "--name is ../../x"),
+        (["train", "--hop_ms", "0.01"], "--hop_ms is 0.01, but must be from 1 to 25"),
+        (["train", "--hop_ms", "nan"], "--hop_ms"),
+        (["train", "--hidden_dim", "1000000"], "--hidden_dim"),
+        (["train", "--num_blocks", "100000000"], "--num_blocks"),
+        (["train", "--num_heads", "3"], "--num_heads"),
+        (["train", "--seed", "99999999999999999999"], "from 0 to 4,294,967,295"),
+        (["train", "--epochs", str(10**12)], "--epochs"),
+        (["train", "--batch_size", str(10**12)], "--batch_size"),
+        (["train", "--clips", str(10**12)], "--clips"),
+        (["train", "--learning_rate", "inf"], "--learning_rate"),
+        (["train", "--data", "/"], "--data"),
+        (["train", "--init", "none.safetensors"], "none.safetensors"),
+        (["evaluate", "--join", str(10**12)], "--join"),
+        (["transcribe", "a.wav", "--beam", str(10**12)], "--beam is 1000000000000, but must be from 1 to 100"),
+        (["transcribe", "a.wav", "--ctc_weight", "nan"], "--ctc_weight"),
     ],
 )
 def test_wrong_input_is_one_line(flags, message, capsys):
@@ -410,7 +462,7 @@ def test_the_epoch_with_the_fewest_wrong_characters_is_kept(corpus_dir, tmp_path
 
 def test_training_starts_from_another_models_weights(trained, corpus_dir, tmp_path, capsys):
     source = trained / "q3" / "spoken-lstm-seed0.safetensors"
-    flags = ["--data", str(corpus_dir), "--epochs", "1", "--out", str(tmp_path), "--init", str(source)]
+    flags = ["--data", str(corpus_dir), "--epochs", "1", "--out", str(tmp_path), "--init", str(source), "--overwrite"]
     assert main(["train", *flags, *SMALL, "--learning_rate", "1e-9"]) == 0
     before, after = load_model(source)[0], load_model(tmp_path / "q3" / "spoken-lstm-seed0.safetensors")[0]
     torch.testing.assert_close(after.state_dict(), before.state_dict(), rtol=0, atol=1e-6)

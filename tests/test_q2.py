@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from scipy.signal import correlate2d
 from sklearn.metrics import roc_auc_score
 
+import command_line
 import image_data
 import q2_plots
 import q2_strong
@@ -24,7 +25,7 @@ import readme_table
 import records
 import synthetic_data
 import utils
-from q2_config import Config, parse_config
+from q2_config import RESULT_KEYS, Config, parse_config
 
 q2 = importlib.import_module("hw2-q2")
 SCRIPT = records.ROOT / "hw2-q2.py"
@@ -245,7 +246,9 @@ def test_flags_take_one_dash_or_two_and_make_the_trip_to_a_subprocess():
     "flags",
     ["--epochs 0", "--batch_size 0", "--learning_rate 0", "--learning_rate nan", "--l2_decay -1", "--dropout 1",
      "--dropout -0.1", "--optimizer rmsprop", "--epochs ten", "--seed -1", "--seeds 1 1", "--unknown", "--device tpu",
-     "--recipe strong --no_maxpool", "--dataset chestmnist", "--dataset nothing"],
+     "--recipe strong --no_maxpool", "--dataset chestmnist", "--dataset nothing", "--dataset ../../x", "--dataset /x",
+     "--seed 99999999999999999999", "--seeds 0 99999999999999999999", "--epochs 1000000000000", "--learning_rate inf",
+     "--batch_size 1000000000000", "--l2_decay nan"],
 )  # fmt: skip
 def test_wrong_flags_are_refused_in_one_line(flags, capsys):
     try:
@@ -348,6 +351,75 @@ def test_the_sweep_selects_by_validation_and_never_a_diverged_rate(monkeypatch):
     assert [(c.learning_rate, c.no_maxpool) for c in trained[1]] == [(0.01, True)] * 2
     accuracy.update({0.01: [0.5, 0.9]})  # the best single seed does not decide
     assert next(iter(q2.sweep(Config(dataset="synthetic-oct", seeds=(0, 1)), data))) == "maxpool-sgd-lr0.001"
+
+
+def test_what_is_read_back_belongs_to_what_was_asked(tmp_path, data_root, capsys, monkeypatch):
+    (tmp_path / "B").mkdir()
+    np.savez(tmp_path / "B" / "octmnist.npz", **synthetic_data.oct_splits(160, seed=4))
+    flags = ["--epochs", "1", "--no_test", "--out", str(tmp_path)]
+    ours, others = ([*flags, "--data_root", str(root)] for root in (data_root, tmp_path / "B"))
+    assert q2.main(ours) == 0
+    result, checkpoint = ((tmp_path / "q2" / f"octmnist-maxpool-sgd-lr0.01-seed0{s}") for s in (".json", ".ckpt"))
+    before = result.read_bytes(), checkpoint.read_bytes()
+    assert json.loads(before[0])["data"]["digest"] == image_data.load_images("octmnist", data_root).digest
+    for refused, words in ((others, "other data"), ([*ours, "--batch_size", "4"], "other settings (batch_size)")):
+        for more in ([], ["--resume"]):
+            assert q2.main([*refused, *more]) == 2
+            assert words in capsys.readouterr().err.splitlines()[-1]
+    assert (result.read_bytes(), checkpoint.read_bytes()) == before
+    # an earlier run's files beside a child that writes none
+    monkeypatch.setattr(command_line, "side_by_side", lambda jobs, accepted: None)
+    config = Config(out=str(tmp_path), epochs=1, no_test=True)
+    assert q2.train_side_by_side([config], image_data.load_images("octmnist", data_root))[0]["seed"] == 0
+    for asked, root in ((dataclasses.replace(config, epochs=2), data_root), (config, tmp_path / "B")):
+        with pytest.raises(ValueError, match=r"seed0\.json is of a run with other (settings \(epochs\)|data)"):
+            q2.train_side_by_side([asked], image_data.load_images("octmnist", root))
+    assert q2.main([*others, "--overwrite", "--resume"]) == 0
+    assert json.loads(result.read_text())["data"] != json.loads(before[0])["data"]
+
+
+def test_a_finished_run_survives_its_plots_and_its_terminal(tmp_path, data_root, capsys, monkeypatch):
+    def closed(*args, **kwargs):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(q2_plots, "plot_curves", lambda result: 1 / 0)
+    monkeypatch.setattr(q2, "print_summary", closed)
+    assert q2.main(["--epochs", "1", "--data_root", str(data_root), "--out", str(tmp_path)]) == 141
+    assert "note: drawing" in capsys.readouterr().err
+    records.load_result(tmp_path / "q2" / "octmnist-maxpool-sgd-lr0.01-seed0.json", *RESULT_KEYS)
+
+
+def children_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_sweep_leaves_nobody_behind_and_goes_on(tmp_path, data_root, end):
+    flags = list(map(str, ["--epochs", 8, "--seeds", 0, 1, "--data_root", data_root, "--no_test", "--out", tmp_path]))
+    parent = subprocess.Popen([sys.executable, SCRIPT, *flags], stderr=subprocess.DEVNULL)
+    deadline = time.time() + 100
+    while not list(tmp_path.glob("q2/*.ckpt")) and time.time() < deadline:
+        time.sleep(0.05)
+    children = children_of(parent.pid)
+    assert children
+    parent.send_signal(end)
+    parent.wait(timeout=20)
+    deadline = time.time() + 5
+    while any(map(running, children)) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not any(map(running, children))
+    done = script(*flags, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "q2" / "octmnist-maxpool-sgd-lr0.01.json").read_text())["seeds"]) == 2
 
 
 @pytest.mark.slow

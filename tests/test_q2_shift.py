@@ -73,11 +73,11 @@ def sweep(tmp_path):
             single = dataclasses.replace(config, seed=seed)
             q2.save_model(single.file(".safetensors"), q2.CNN(0.7, no_maxpool), single, data)
         models[config.variant] = {
-            "settings": config.settings(),
+            "settings": {name: value for name, value in config.settings().items() if name != "seed"},
             "metrics": {"validation": {}} | ({"test": {}} if rate == 0.1 else {}),
         }
-    result = {"seeds": [0, 1], "data": data.describe(), "models": models}
-    (tmp_path / "q2" / "octmnist-sweep.json").write_text(json.dumps(result))
+    head = {"question": "q2", "run": "octmnist-sweep", "config": {}, "seeds": [0, 1], "data": data.describe()}
+    (tmp_path / "q2" / "octmnist-sweep.json").write_text(json.dumps(head | {"models": models}))
     return tmp_path
 
 
@@ -112,6 +112,17 @@ def test_the_plot_says_synthetic_and_both_networks(sweep):
         "max-pool, rate 0.1",
         "no max-pool, rate 0.1",
     ]
+
+
+def test_a_network_or_data_of_a_later_run_is_refused(sweep, capsys):
+    (sweep / "other").mkdir()
+    np.savez(sweep / "other" / "octmnist.npz", **synthetic_data.oct_splits(160, seed=4))
+    assert q2_shift.main(["--data_root", str(sweep / "other"), "--out", str(sweep)]) == 2
+    assert "made from other data" in capsys.readouterr().err
+    later = Config(dataset="octmnist", learning_rate=0.1, epochs=3, seed=1, out=str(sweep))
+    q2.save_model(later.file(".safetensors"), q2.CNN(0.7), later, load_images("octmnist", sweep))
+    assert q2_shift.main(["--data_root", str(sweep), "--out", str(sweep)]) == 2
+    assert later.file(".safetensors").name in capsys.readouterr().err
 
 
 def test_without_a_sweep_it_says_what_to_run(tmp_path, capsys):
