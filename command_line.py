@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -123,8 +123,7 @@ def entry_point(
         except OSError as error:
             if error.errno == errno.ENOSPC:  # perhaps that of the file that stdout is
                 _drop_output()
-            named = error.filename and error.strerror
-            message, code = f"error: {f'{error.filename}: {error.strerror}' if named else error}", 2
+            message, code = f"error: {reason(error)}", 2
         except ValueError as error:
             message, code = f"error: {error}", 2
         except (MemoryError, RuntimeError) as error:
@@ -137,6 +136,26 @@ def entry_point(
         return code
 
     return run
+
+
+def reason(error: OSError | ValueError) -> str:
+    """What an error says, in one line, with the file's name where the system says it."""
+    named = isinstance(error, OSError) and error.filename and error.strerror
+    return " ".join(str(f"{error.filename}: {error.strerror}" if named else error).split())
+
+
+def for_each(paths: Iterable[Path], do: Callable[[Path], None]) -> int:
+    """Call `do` for each file, also after one that can't be used, which a line names; returns the exit code."""
+    code = 0
+    for path in paths:
+        try:
+            do(path)
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:
+            code, said = 2, reason(error)
+            say(f"error: {said if str(path) in said else f'{path}: {said}'}")
+    return code
 
 
 def say(message: str) -> None:

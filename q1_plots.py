@@ -21,7 +21,7 @@ COLOURS = (*utils.COLOURS, "#000000")
 # what the result files hold
 DEMO_KEYS = (
     "config.dim:number", "config.length:number", "errors.*.terms:number", "errors.*.largest_score:number",
-    "errors.*.error.mean:number", "errors.*.bound?:number", "maps.largest_score:number", "maps.weights.*.*.*:number",
+    "errors.*.error.mean:number", "errors.*.bound:number?", "maps.largest_score:number", "maps.weights.*.*.*:number",
     "crossover.*.dim:number", "crossover.*.length:number", "seconds:number",
 )  # fmt: skip
 ROW_KEYS = (
@@ -78,7 +78,12 @@ def plot_against_length(result: dict, key: str, label: str) -> Figure:
             for i, contender in enumerate(names):
                 rows = [r for r in result["rows"] if (r["contender"], r["dim"], r["pass"]) == (contender, dim, name)]
                 lengths, values = [r["length"] for r in rows], [point(r, key) for r in rows]
-                style = {"color": COLOURS[i], "linestyle": utils.LINE_STYLES[i % 4], "marker": "o", "markersize": 2.5}
+                style = {
+                    "color": COLOURS[i % len(COLOURS)],
+                    "linestyle": utils.LINE_STYLES[i % 4],
+                    "marker": "o",
+                    "markersize": 2.5,
+                }
                 axes.plot(lengths, values, label=contender, linewidth=2.2 if contender == "this" else 1.1, **style)
             axes.set(xscale="log", yscale="log", title=f"D = {dim}, {name}")
             axes.set_xscale("log", base=2)
@@ -169,13 +174,12 @@ def plot_weights(result: dict) -> Figure:
 
 
 @command_line.entry_point
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = command_line.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="result files of Question 1")
     parser.add_flag("out", default="runs/plots", help="folder for the plots (runs/plots)")
     args = parser.parse_args(argv)
-    for path in args.results:
-        print(*draw(path, args.out), sep="\n")
+    return command_line.for_each(args.results, lambda path: print(*draw(path, args.out), sep="\n"))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ RESULT_KEYS = (  # what the result file of a training run or a comparison holds
     "models.*.settings.learning_rate:number", "models.*.settings.epochs:number", "models.*.settings.batch_size:number",
     "models.*.settings.dropout:number", "models.*.parameters:number", "models.*.multiply_adds:number",
     "models.*.inference_us_per_image:number", "models.*.diverged_seeds.*:number", "models.*.metrics:dict",
-    "models.*.metrics.*.accuracy.mean:number", "models.*.metrics.*.accuracy.std?:number",
-    "models.*.metrics.*.accuracy.values.*:number", "models.*.metrics.*.auc.mean?:number",
-    "models.*.metrics.*.auc.std?:number", "models.*.metrics.*.auc.values:list", "models.*.trials.*.seed:number",
-    "models.*.trials.*.diverged_in_epoch?:number", "models.*.trials.*.history.*.train_loss:number",
+    "models.*.metrics.*.accuracy.mean:number", "models.*.metrics.*.accuracy.std:number?",
+    "models.*.metrics.*.accuracy.values.*:number", "models.*.metrics.*.auc.mean:number?",
+    "models.*.metrics.*.auc.std:number?", "models.*.metrics.*.auc.values:list", "models.*.trials.*.seed:number",
+    "models.*.trials.*.diverged_in_epoch:number?", "models.*.trials.*.history.*.train_loss:number",
     "models.*.trials.*.history.*.val_accuracy:number", "models.*.trials.*.validation?.accuracy:number",
     "models.*.trials.*.test?.confusion_matrix.*.*:number", "models.*.trials.*.test?.mistakes.*.index:number",
     "models.*.trials.*.test?.mistakes.*.true:number", "models.*.trials.*.test?.mistakes.*.predicted:number",
@@ -33,8 +33,8 @@ RESULT_KEYS = (  # what the result file of a training run or a comparison holds
 SHIFT_KEYS = (  # and that of q2_shift.py
     "config.shifts.*:number", "data.name:text", "data.source:text", "models.*.settings.recipe:text",
     "models.*.settings.no_maxpool:bool", "models.*.settings.learning_rate:number", "models.*.receptive_field:number",
-    "models.*.changed_predictions.*.mean:number", "models.*.changed_predictions.*.std?:number",
-    "models.*.moved_features.*.mean:number", "models.*.moved_features.*.std?:number",
+    "models.*.changed_predictions.*.mean:number", "models.*.changed_predictions.*.std:number?",
+    "models.*.moved_features.*.mean:number", "models.*.moved_features.*.std:number?",
 )  # fmt: skip
 
 

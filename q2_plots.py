@@ -211,14 +211,13 @@ def plot_shift(result: dict) -> Figure:
 
 
 @command_line.entry_point
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = command_line.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="result files of hw2-q2.py and q2_shift.py")
     parser.add_flag("out", default="runs/plots", help="folder for the plots (runs/plots)")
     parser.add_flag("data_root", default="data", help="folder of the data files, for the panel of mistakes (data)")
     args = parser.parse_args(argv)
-    for path in args.results:
-        print(*draw(path, args.out, args.data_root), sep="\n")
+    return command_line.for_each(args.results, lambda path: print(*draw(path, args.out, args.data_root), sep="\n"))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein":
 ERROR_RATES = {"wer": "words", "cer": "characters"}
 SPEECH_KEYS = (  # what the result file of a training or an evaluation holds
     "config.decoder:text", "config.hop_ms:number", "data.name:text", "data.source:text", "data.sizes.*:number",
+    "data.sizes.validation:number", "data.longest.train:number",
     "data.hours.*:number", "data.longest.*:number", "metrics.*.loss?:number", "metrics.*.frames.*:number",
     *(f"metrics.*.{name}.mean:number" for name in (*SIMILARITIES, *ERROR_RATES)),
     *(f"metrics.*.{name}.interval.*:number" for name in (*SIMILARITIES, *ERROR_RATES)),
@@ -206,22 +207,26 @@ def plot_attention(results: list[dict]) -> Figure:
 
 
 @command_line.entry_point
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = command_line.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="result files of python -m asr train")
     parser.add_flag("out", default="runs/plots", help="folder for the plots (runs/plots)")
     args = parser.parse_args(argv)
     groups: dict[str, dict[Path, dict]] = {}
-    for path in sorted(args.results):
+
+    def sort(path: Path) -> None:
         result = records.load_result(path, "config.join?:number")
         if result["question"] == "q3" and ("history" in result or (result["config"].get("join") or 1) > 1):
             result = load_speech(path)
             groups.setdefault(experiment(result), {})[path] = result
+
+    code = command_line.for_each(sorted(args.results), sort)
     drawn = [group for group in groups.values() if any("history" in result for result in group.values())]
-    if not drawn:
+    if not drawn and not code:
         raise ValueError("none of these files is the result of `python -m asr train`: give some that are")
     for group in drawn:
         print(*draw(group, args.out), sep="\n")
+    return code
 
 
 if __name__ == "__main__":

@@ -216,7 +216,8 @@ def load_result(path: str | Path, *keys: str) -> dict:
     """Read a result file, which has what all have (FIELDS) and `keys`.
 
     A key is a path, as `models.*.metrics.test?.accuracy.mean:number`: a star stands for each item of a dictionary or
-    list, a field with a question mark may be absent or null, the type is a name of TYPES, or left out.
+    list, a field with a question mark may be absent or null. The type is a name of TYPES, or left out; with a question
+    mark, null does, too.
     Raises FileNotFoundError, or ValueError for what is no such file, with its name.
     """
     path = Path(path)
@@ -241,7 +242,8 @@ def load_result(path: str | Path, *keys: str) -> dict:
 def _problem(value, key: str, kind: str, place: str = "the file") -> str | None:
     """What is wrong with the part of a result that a key leads to, or None."""
     if not key:
-        return None if not kind or TYPES[kind](value) else f"{place} is {type(value).__name__}, not {kind}"
+        fits = not kind or (value is None and kind.endswith("?")) or TYPES[kind.removesuffix("?")](value)
+        return None if fits else f"{place} is {type(value).__name__}, not {kind.removesuffix('?')}"
     name, _, rest = key.partition(".")
     if name == "*":
         if not isinstance(value, dict | list):
@@ -251,7 +253,7 @@ def _problem(value, key: str, kind: str, place: str = "the file") -> str | None:
     if not isinstance(value, dict):
         return f"{place} is {type(value).__name__}, not dict"
     found = value.get(name.removesuffix("?"))
-    if found is None:
+    if found is None and not (kind.endswith("?") and not rest and name in value):
         return None if name.endswith("?") else f"{place} has no {name}"
     return _problem(found, rest, kind, f"{place}/{name.removesuffix('?')}".removeprefix("the file/"))
 

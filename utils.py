@@ -76,8 +76,15 @@ class Diverged(CommandFailed):
     exit_code = 3
 
     def __init__(self, epoch: int, history: list[dict]):
-        super().__init__(f"training diverged in epoch {epoch}: the loss is not finite; lower the learning rate")
+        super().__init__(
+            f"training diverged in epoch {epoch}: the loss or a weight is not finite; lower the learning rate"
+        )
         self.epoch, self.history = epoch, history
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether each of its weights is."""
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 def is_main_process() -> bool:
@@ -138,6 +145,8 @@ def fit(
         train_loss = _train_epoch(accelerator, wrapped, run, batches, augment, loss_fn, clip_norm, epoch, epochs)
         seconds = time.perf_counter() - start
         metrics = {name: float(value) for name, value in run.evaluate(evaluate).items()}
+        if not all(math.isfinite(value) for name, value in metrics.items() if name.endswith("loss")):
+            raise Diverged(epoch, run.history)  # a single step can make weights that are finite, and of no use
         run.history.append({"epoch": epoch, "train_loss": train_loss, **metrics, "seconds": seconds})
         if keep_best:
             run.remember_if_best(float(keep_best(metrics)))
@@ -185,7 +194,7 @@ def _train_epoch(accelerator, model, run, batches, augment, loss_fn, clip_norm, 
             if not math.isfinite(train_loss):
                 raise Diverged(epoch, run.history)
             progress.set_postfix(loss=f"{train_loss:.4f}")
-    if not all(parameter.isfinite().all() for parameter in run.model.parameters()):
+    if not is_finite(run.model):
         raise Diverged(epoch, run.history)  # the last step can break the weights after a finite loss
     return train_loss
 

@@ -87,6 +87,7 @@ class Config:
             "hop_ms": within(self.hop_ms, 1, 25),  # the window's length
             "clips": within(self.clips, 1, 1_000_000),
             "seed": within(self.seed, *command_line.SEEDS),
+            "init": (self.init is None or Path(self.init).is_file(), "a file that a training run wrote"),
             "data": (records.is_plain_name(corpus_name(self.data)), "a folder whose name a file can have"),
             "name": (self.name is None or records.is_plain_name(self.name), "the name of a file, without a folder"),
         }
@@ -381,6 +382,8 @@ def run(config: Config) -> dict:
         if not main:
             return {}  # one process tests and reports
         model.half().float()  # as the checkpoint holds it: what is scored is what is saved
+        if not utils.is_finite(model):  # float16 ends at 65,504
+            raise utils.Diverged(len(history), history)
         save_model(config.file(".safetensors"), model, config.features)
         return head | evaluated(config, corpus, model, history)
 

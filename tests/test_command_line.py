@@ -144,6 +144,12 @@ def test_a_closed_pipe_ends_a_command_without_a_word(tmp_path, buffered):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=30) == 141
+    late = start(script(tmp_path, "input()\nprint('one line')"), env=buffered, stdin=subprocess.PIPE)
+    late.stdout.close()
+    late.stdin.write("\n")
+    late.stdin.close()
+    assert late.stderr.read() == ""
+    assert late.wait(timeout=30) == 141
 
 
 def test_a_full_disk_behind_stdout_is_one_line(tmp_path):

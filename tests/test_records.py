@@ -1,5 +1,6 @@
 """Result files: written whole, read back with care, and never another run's."""
 
+import importlib
 import json
 import math
 import os
@@ -96,12 +97,21 @@ def test_nothing_is_written_or_read_outside_its_folder(tmp_path, name, field):
 
 # --- what is read ------------------------------------------------------------------------------------
 
-KEYS = ("models.*.trials.*.loss:number", "models.*.auc?.mean:number", "models.*.name:text", "rows?.*.x:number")
-MODELS = {"a-0.1": {"trials": [{"loss": 1.5}, {"loss": 2}], "auc": None, "name": "A"}, "b": {"trials": [], "name": ""}}
+KEYS = (
+    "models.*.trials.*.loss:number",
+    "models.*.auc?.mean:number",
+    "models.*.name:text",
+    "rows?.*.x:number",
+    "models.*.end:number?",
+)
+MODELS = {
+    "a-0.1": {"trials": [{"loss": 1.5}, {"loss": 2}], "auc": None, "name": "A", "end": None},
+    "b": {"trials": [], "name": "", "end": 3},
+}
 
 
 def models(**fields):
-    return {**HEAD, "models": {"a": {"trials": [], "name": "A"} | fields}}
+    return {**HEAD, "models": {"a": {"trials": [], "name": "A", "end": None} | fields}}
 
 
 def test_a_result_with_what_is_asked_for_is_read(tmp_path):
@@ -131,6 +141,7 @@ def test_a_result_with_what_is_asked_for_is_read(tmp_path):
         (models(trials=3), "models/a/trials is int, not dict or list"),
         (models(auc={"mean": None}), "models/a/auc has no mean"),
         (models(name=1), "models/a/name is int, not text"),
+        (models(end="x"), "models/a/end is str, not number"),
     ],
 )
 def test_what_is_no_result_file_is_refused_by_name(tmp_path, content, words):
@@ -145,6 +156,20 @@ def test_a_missing_result_names_the_command_that_makes_it(tmp_path):
         records.load_result(tmp_path / "q3" / "none.json")
     with pytest.raises(ValueError, match="folder"):
         records.load_result(tmp_path)
+
+
+@pytest.mark.parametrize("plots", ["q1_plots", "q2_plots", "q3_plots"])
+def test_plots_name_each_file_that_they_cannot_use(tmp_path, plots, capsys):
+    contents = {"half.json": b'{"question": "q1", "run', "list.json": [1], "keys.json": HEAD | {"errors": [{}]}}
+    paths = [write(tmp_path / name, content) for name, content in contents.items()]
+    command = [*map(str, paths), str(tmp_path / "none.json"), "--out", str(tmp_path / "plots")]
+    bad = 3 if plots == "q3_plots" else 4  # another question's result is none of its business
+    assert importlib.import_module(plots).main(command) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bad
+    assert sum(path.name in line for path in paths for line in lines) == bad - 1
+    assert "none.json" in lines[-1]
+    assert not (tmp_path / "plots").exists()
 
 
 # --- whose files they are ----------------------------------------------------------------------------

@@ -127,6 +127,20 @@ def test_a_changed_result_changes_the_tables(tmp_path, built):
     assert changed["q1-speed.tex"] == built["q1-speed.tex"]
 
 
+def test_what_was_not_run_is_a_row_and_a_note(tmp_path, built, capsys):
+    shutil.copytree(records.ROOT / "results" / "q1", tmp_path / "results" / "q1")
+    texts = make_tables.build(tmp_path)
+    assert texts["q1-speed.tex"] == built["q1-speed.tex"]
+    for name in ("q2-results.tex", "q3-transcripts.tex", "data.tex"):
+        assert "not run here" in texts[name]
+    numbers = set(re.findall(r"result@(.+?)\\endcsname", texts["numbers.tex"]))
+    assert "q1-crossover-16" in numbers
+    assert not any(name.startswith(("q2-", "q3-")) for name in numbers)
+    notes = capsys.readouterr().err
+    assert "hw2-q2.py --sweep" in notes
+    assert "asr train" in notes
+
+
 def test_results_of_the_homeworks_own_data_take_over(tmp_path):
     shutil.copytree(records.ROOT / "results", tmp_path / "results")
     for kind in ("sweep", "shift"):

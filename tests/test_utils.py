@@ -326,6 +326,15 @@ def test_a_non_finite_loss_is_noticed_within_the_epoch_though_the_weights_are_fi
     assert len(calls) == utils.DIVERGENCE_CHECK_STEPS
 
 
+def test_weights_that_are_finite_and_of_no_use_raise_too(tmp_path):
+    checkpoint = tmp_path / "run.pt"
+    values = iter([0.5, math.nan])
+    with pytest.raises(Diverged, match="epoch 2") as caught:
+        train(3, checkpoint=checkpoint, evaluate=lambda model: {"val_loss": next(values), "val_auc": math.nan})
+    assert [record["val_loss"] for record in load(checkpoint)["history"]] == [0.5]
+    assert len(caught.value.history) == 1
+
+
 def test_weights_broken_by_the_last_step_raise_too(tmp_path):
     losses, learning_rates = [], [1e-3] * (2 * STEPS - 1) + [1e38, 1e38]  # the scheduler's 0-based step
 
