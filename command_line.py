@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-INTERRUPTED = "interrupted; a training run goes on where it was with the same command and --resume"
+INTERRUPTED = "interrupted; the same command goes on where it was, a training run with --resume"
 CLOSED_PIPE = 128 + 13  # what a shell shows of a program that ended by SIGPIPE
 
 

@@ -99,8 +99,8 @@ def check_space(archive: Path, corpus: Corpus) -> None:
     free = shutil.disk_usage(archive.parent).free
     if free < needed:
         raise OSError(
-            f"{NAME} needs {needed / 1e9:.2f} GB more on the disk of {archive.parent}, and {free / 1e9:.2f} GB are free. "
-            "Make room or choose another --root"
+            f"{NAME} needs {needed / 1e9:.2f} GB more on the disk of {archive.parent}, and "
+            f"{free / 1e9:.2f} GB are free. Make room or choose another --root"
         )
 
 

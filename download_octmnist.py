@@ -21,6 +21,7 @@ import argparse
 import hashlib
 import itertools
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -65,19 +66,19 @@ def fetch(
     """
     path = Path(path).expanduser()
     part = path.with_name(f"{path.name}.part")
-    try:
-        if _matches(path, known_hash):
-            return path
-        with records.locked(path):
+    if _matches(path, known_hash):
+        return path
+    with records.locked(path):
+        try:
             if not _matches(path, known_hash):  # else another process downloaded it meanwhile
                 if not _matches(part, known_hash):  # else a run died just before it was done
                     _gather(url, part, known_hash, size, attempts, timeout, backoff)
                 part.replace(path)
-    except DownloadError:
-        raise
-    except OSError as error:
-        mend = "Free some space or choose another folder, then run the same command again to resume."
-        raise DownloadError(f"could not save {path}: {error}. {mend}") from error
+        except DownloadError:
+            raise
+        except OSError as error:
+            mend = "Free some space or choose another folder, then run the same command again to resume."
+            raise DownloadError(f"could not save {path}: {error}. {mend}") from error
     return path
 
 
@@ -141,10 +142,6 @@ def _stream(url: str, part: Path, size: int | None, timeout: float, afresh: bool
 
 
 def _save(response: requests.Response, part: Path, have: int, size: int | None) -> None:
-    length = response.headers.get("Content-Length", "")
-    total = have + int(length) if length.isdecimal() else None
-    if size and total not in (size, None):
-        raise ValueError(f"the server announces {total:,} bytes, but the published file has {size:,}")
     chunks = response.iter_content(CHUNK)  # urllib3 2 raises when the body ends too soon
     first = next(chunks, b"")
     if not have and _is_page(response, first):
@@ -154,6 +151,10 @@ def _save(response: requests.Response, part: Path, have: int, size: int | None) 
         raise ValueError(
             f"the answer is a web page{title}{place} instead of the file; perhaps the network asks to log in"
         )
+    length = response.headers.get("Content-Length", "")
+    total = have + int(length) if length.isdecimal() else None
+    if size and total not in (size, None):
+        raise ValueError(f"the server announces {total:,} bytes, but the published file has {size:,}")
     # disable=None: no bar where stderr is not a terminal
     bar = tqdm(desc=part.stem, total=total or size, initial=have, unit="B", unit_scale=True, disable=None)
     with bar, part.open("ab" if have else "wb") as file:
@@ -199,7 +200,7 @@ def mnist(size: int) -> DataSet:
     from torchvision.datasets import MNIST
 
     if size != 28:
-        raise ValueError(f"--size is {size}, but MNIST has images of 28 pixels alone")
+        raise ValueError(f"--size is {size}, but MNIST has images of 28 pixels only")
     about = "mnist, 28x28: licence CC BY-SA 3.0, described at http://yann.lecun.com/exdb/mnist"
     return DataSet(about, [(f"{MNIST.mirrors[0]}{name}", f"MNIST/raw/{name}", md5) for name, md5 in MNIST.resources])
 
@@ -230,9 +231,8 @@ def download(dataset: str, size: int, root: Path) -> None:
     if data.usable:
         name = dataset if size == 28 else f"{dataset}_{size}"
         flags = (("--dataset", name, "octmnist"), ("--data_root", str(root), "data"))
-        print(
-            " ".join(["next: python hw2-q2.py", *(f"{flag} {value}" for flag, value, usual in flags if value != usual)])
-        )
+        given = [word for flag, value, default in flags if value != default for word in (flag, value)]
+        print(f"next: {shlex.join(['python', 'hw2-q2.py', *given])}")
 
 
 @command_line.entry_point

@@ -53,7 +53,8 @@ def locked(path: str | Path) -> Iterator[None]:
     path = Path(path).expanduser().resolve()
     lock = path.with_name(f".{path.name}.lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.exists():  # else what is wrong with it is said better below
+            path.parent.mkdir(parents=True, exist_ok=True)
         file = _lock(lock, path)
     except OSError as error:
         reason = error.strerror or error
