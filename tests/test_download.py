@@ -1,11 +1,15 @@
 """The download helper against a local server that truncates, stalls, lies and refuses."""
 
+import contextlib
 import errno
 import functools
+import gzip
 import hashlib
 import io
+import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -18,11 +22,11 @@ from types import SimpleNamespace
 import pytest
 
 import download_octmnist
+import records
 from download_octmnist import DownloadError, main
 
 pytestmark = pytest.mark.timeout(60)
 
-REPOSITORY = Path(__file__).parents[1]
 PAYLOAD = random.Random(0).randbytes(300_000)
 HALF = 200_000  # not a multiple of the downloader's chunk, as no real break is
 MD5 = hashlib.md5(PAYLOAD).hexdigest()
@@ -63,7 +67,32 @@ def answers_another_range(handler):
 
 
 def wrong_bytes(handler):
-    send(handler, 200, b"<html>please log in</html>")
+    send(handler, 200, b"something else")
+
+
+PAGE = b"\n<!DOCTYPE html><html><head><TITLE>\nPlease  log in</TITLE></head></html>"
+
+
+def page(handler):
+    send(handler, 200, PAGE)
+
+
+def page_by_its_type(handler):
+    send(handler, 200, b"please log in", Content_Type="text/html; charset=utf-8")
+
+
+def login(handler):
+    """What a network does that wants a login first: every address leads to its page."""
+    handler.server.script.insert(0, page)
+    send(handler, 302, Location="/login")
+
+
+def in_chunks(handler):
+    """Without a length, twice as much as it should be."""
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.wfile.write(PAYLOAD + PAYLOAD)
 
 
 def truncates(handler):
@@ -196,7 +225,7 @@ def test_part_of_an_earlier_run_is_resumed(server, path, part):
 @pytest.mark.parametrize("breaks", [truncates, stalls])
 def test_broken_body_is_resumed(server, path, waits, breaks):
     server.script = [breaks]
-    fetch(server.url, path, timeout=1)
+    fetch(server.url, path, timeout=0.3)
     first, second = ranges(server)
     assert first is None
     kept = int(second.removeprefix("bytes=").removesuffix("-"))
@@ -235,10 +264,50 @@ def test_wrong_part_is_dropped_and_the_download_restarts(server, path, part):
 
 def test_wrong_bytes_leave_nothing(server, path):
     server.script = [wrong_bytes] * 9
-    with pytest.raises(DownloadError, match=f"does not match the known hash: expected md5:{MD5}"):
+    with pytest.raises(DownloadError, match=f"its 14 bytes are not those .*, expected md5:{MD5} but got md5:"):
         fetch(server.url, path)
     assert list(path.parent.iterdir()) == []
     assert len(server.requests) == 1  # complete from zero: the same bytes would come again
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (page, "a web page ('Please log in') instead of the file"),
+        (page_by_its_type, "a web page instead of the file"),
+        (login, "a web page ('Please log in') of {origin}/login instead of the file"),
+    ],
+)
+def test_web_page_is_called_that_and_costs_no_bytes(server, path, part, answer, words):
+    part.write_bytes(PAYLOAD[:HALF])
+    server.script = [answer]
+    with pytest.raises(DownloadError) as caught:
+        fetch(server.url, path)
+    assert words.format(origin=server.origin) in str(caught.value)
+    assert part.read_bytes() == PAYLOAD[:HALF]
+    server.sent.clear()
+    fetch(server.url, path)
+    assert server.sent == [len(PAYLOAD) - HALF]
+    assert_complete(path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "size", "words"),
+    [
+        (good, len(PAYLOAD) - 1, r"announces 300,000 bytes, but the published file has 299,999"),
+        (good, len(PAYLOAD) + 1, r"announces 300,000 bytes, but the published file has 300,001"),
+        (in_chunks, len(PAYLOAD), r"sends more than the 300,000 bytes"),
+        (in_chunks, None, r"its 600,000 bytes are not those"),
+    ],
+)
+def test_file_of_another_size_than_published(server, path, answer, size, words):
+    server.script = [answer]
+    with pytest.raises(DownloadError, match=words):
+        fetch(server.url, path, size=size)
+    assert len(server.requests) == 1
+    assert not path.exists()
+    fetch(server.url, path, size=len(PAYLOAD))
+    assert_complete(path)
 
 
 @pytest.mark.parametrize("code", [403, 404])
@@ -320,9 +389,77 @@ def test_full_disk(server, path, monkeypatch):
 
 def test_folder_that_is_a_file(server, tmp_path):
     (tmp_path / "data").write_text("in the way")
-    with pytest.raises(DownloadError, match="choose another folder"):
+    with pytest.raises(OSError, match=r"cannot write .*octmnist.npz \(Not a directory\).* choose another folder"):
         fetch(server.url, tmp_path / "data" / "octmnist.npz")
     assert server.requests == []
+
+
+# fetch: deaths, and two at once
+
+
+def killed(call):
+    """The signal that ended `call` in a process of its own."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            call()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die(*_args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+STAGES = {  # what is replaced there, and what the next run asks the server for
+    "while it streams": ("download_octmnist.tqdm.update", "part"),
+    "while it hashes": ("download_octmnist._hash", "nothing"),
+    "before it moves": ("pathlib.Path.replace", "nothing"),
+    "after it moved": ("records.Path.unlink", "nothing"),  # of the lock
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_kill_loses_nothing(server, path, part, stage, monkeypatch):
+    part.write_bytes(PAYLOAD[:HALF])
+    target, missing = STAGES[stage]
+    monkeypatch.setattr(target, die)
+    if stage == "while it hashes":  # all of the bytes, not those of before
+        monkeypatch.setattr(download_octmnist, "_matches", lambda *_: False)
+    assert killed(lambda: fetch(server.url, path)) == -signal.SIGKILL
+    monkeypatch.undo()
+    kept = path if stage == "after it moved" else part
+    assert len(PAYLOAD[:HALF]) < kept.stat().st_size
+    assert PAYLOAD.startswith(kept.read_bytes())
+    server.requests.clear()
+    fetch(server.url, path)
+    assert len(server.requests) == (missing == "part")
+    assert path.read_bytes() == PAYLOAD
+
+
+def test_second_download_of_a_file_waits_for_the_first(server, path, capsys):
+    go_on = threading.Event()
+
+    def slow(handler):
+        go_on.wait(20)
+        good(handler)
+
+    server.script = [slow]
+    both = [threading.Thread(target=fetch, args=(server.url, path)) for _ in range(2)]
+    said, deadline = "", time.monotonic() + 20
+    for thread in both:
+        thread.start()
+    while "waiting for" not in said and time.monotonic() < deadline:
+        said += capsys.readouterr().err
+        time.sleep(0.01)
+    go_on.set()
+    for thread in both:
+        thread.join()
+    (line,) = said.splitlines()
+    assert line.startswith(f"waiting for process {os.getpid()} on ")
+    assert line.endswith(f"at work on {path}")
+    assert len(server.requests) == 1
+    assert_complete(path)
 
 
 # fetch: proxies, and the progress bar
@@ -392,12 +529,35 @@ def test_main_downloads_to_data(published, tmp_path, monkeypatch, capsys):
 def test_flags_with_one_dash_or_two(published, tmp_path, dash, capsys):
     assert main([f"{dash}dataset", "octmnist", f"{dash}size", "64", f"{dash}root", str(tmp_path / "d")]) == 0
     assert_complete(tmp_path / "d" / "octmnist_64.npz")
-    assert f'medmnist.OCTMNIST("train", root="{tmp_path / "d"}", size=64)' in capsys.readouterr().out
+    assert f"next: python hw2-q2.py --dataset octmnist_64 --data_root {tmp_path / 'd'}\n" in capsys.readouterr().out
 
 
-def test_failure_is_one_line_and_exit_code_1(published, tmp_path, capsys):
+def test_mnist_is_laid_out_as_torchvision_expects(server, tmp_path, monkeypatch, capsys):
+    from torchvision.datasets import MNIST
+
+    images, labels = (
+        struct.pack(">4I", 2051, 3, 28, 28) + bytes(3 * 28 * 28),
+        struct.pack(">2I", 2049, 3) + bytes([7, 1, 9]),
+    )
+    bodies = [gzip.compress(images if "images" in name else labels) for name, _ in MNIST.resources]
+    published = [(name, hashlib.md5(body).hexdigest()) for (name, _), body in zip(MNIST.resources, bodies, strict=True)]
+    monkeypatch.setattr(MNIST, "mirrors", [f"{server.origin}/mnist/"])
+    monkeypatch.setattr(MNIST, "resources", published)
+    server.script = [lambda handler, body=body: send(handler, 200, body) for body in bodies]
+    assert main(["--dataset", "mnist", "--root", str(tmp_path)]) == 0
+    assert [asked for asked, _ in server.requests] == [f"/mnist/{name}" for name, _ in published]
+    for train in (True, False):
+        assert MNIST(tmp_path, train=train, download=True).targets.tolist() == [7, 1, 9]
+    assert len(server.requests) == 4  # torchvision found all of them
+    assert "CC BY-SA 3.0" in (out := capsys.readouterr().out)
+    assert f"next: python hw2-q2.py --dataset mnist --data_root {tmp_path}\n" in out
+    assert main(["--dataset", "mnist", "--size", "64"]) == 2
+    assert "MNIST has images of 28 pixels only" in capsys.readouterr().err
+
+
+def test_failure_is_one_line_and_exit_code_2(published, tmp_path, capsys):
     published.script = [status(404)]
-    assert main(["--root", str(tmp_path)]) == 1
+    assert main(["--root", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     path, offline = tmp_path / "octmnist.npz", "python hw2-q2.py --dataset synthetic-oct"
     for needed in ("404", f"{published.origin}/octmnist.npz?download=1", str(path), offline):
@@ -409,7 +569,7 @@ def test_unknown_dataset_is_one_line_and_exit_code_2(name, capsys):
     assert main(["--dataset", name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"'{name}'" in line
-    assert "octmnist, pneumoniamnist" in line
+    assert "mnist, pathmnist" in line
     assert "nodulemnist3d" not in line
 
 
@@ -428,48 +588,32 @@ def test_every_choice_is_published():
             assert len(INFO[name][f"MD5{suffix}"]) == 32
 
 
-def test_help_does_not_wait_for_torch():
-    code = "import sys, download_octmnist as d\ntry: d.main(['--help'])\nfinally: print(sorted(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert result.returncode == 0
-    assert "--root" in result.stdout
-    assert "'requests'" in result.stdout
-    assert "'torch'" not in result.stdout
-    assert "'medmnist'" not in result.stdout
+def test_scripts_and_synthetic_data_do_not_wait_for_torch():
+    modules = "download_octmnist, download_ljspeech, synthetic_data, synthetic_speech"
+    code = f"import sys, {modules}; print({{'torch', 'matplotlib', 'medmnist'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=records.ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n"
 
 
-CHILD = """
-import signal, sys, types
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
-url, md5, root = sys.argv[1:]
-octmnist = {"url": url, "MD5": md5, "license": "CC BY 4.0", "python_class": "OCTMNIST"}
-# a stand-in, because the real package imports torch
-sys.modules["medmnist"] = types.SimpleNamespace(INFO={"octmnist": octmnist}, HOMEPAGE="")
-import download_octmnist
-sys.exit(download_octmnist.main(["--root", root]))
-"""
+def test_ctrl_c_leaves_a_part_to_resume(published, path, part, monkeypatch, capsys):
+    def interrupts(handler):
+        truncates(handler)
+        while not (part.exists() and part.stat().st_size):
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        handler.server.closing.wait(20)
 
-
-def test_ctrl_c_leaves_a_part_to_resume(server, path, part):
-    server.script = [stalls]
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, server.url, MD5, str(path.parent)],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with child:
-        try:
-            while child.poll() is None and not (part.exists() and part.stat().st_size):
-                time.sleep(0.01)
-            child.send_signal(signal.SIGINT)
-            _, stderr = child.communicate(timeout=30)
-        finally:
-            child.kill()
-    assert (child.returncode, stderr) == (130, "interrupted: run the same command again to resume\n")
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    try:
+        published.script = [interrupts]
+        assert main(["--root", str(path.parent)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, ours)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "interrupted; the same command goes on where it was" in line
     assert list(path.parent.iterdir()) == [part]
 
     kept = part.stat().st_size
-    fetch(server.url, path)
-    assert ranges(server) == [None, f"bytes={kept}-"]
+    assert main(["--root", str(path.parent)]) == 0
+    assert ranges(published) == [None, f"bytes={kept}-"]
     assert_complete(path)

@@ -1,13 +1,9 @@
 import importlib
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import synthetic_data
-from synthetic_data import OCT_CLASSES, main, oct_scans, oct_splits, plot_contact_sheet
+from synthetic_data import OCT_CLASSES, main, oct_scans, oct_splits
 
 CNV, DME, DRUSEN, NORMAL = range(4)
 
@@ -83,12 +79,6 @@ def test_smallest_splits_hold_every_class_in_every_part():
     data = oct_splits(4)
     for part in ("train", "val", "test"):
         assert sorted(data[f"{part}_labels"].ravel()) == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("num_images", [3, 0, -1])
-def test_too_few_scans_are_refused(num_images):
-    with pytest.raises(ValueError, match=f"at least 4 training scans, got {num_images}"):
-        oct_splits(num_images)
 
 
 def test_no_scan_appears_twice_within_or_across_parts():
@@ -277,36 +267,27 @@ def test_homework_cnn_is_good_not_perfect_and_far_above_a_linear_model(one_threa
 # --- the contact sheet and the command ----------------------------------------------------------------------
 
 
-def test_contact_sheet_is_drawn_as_pdf_and_png(tmp_path):
-    plot_contact_sheet(tmp_path / "plots" / "synthetic-oct")
-    pdf, png = sorted((tmp_path / "plots").iterdir())
-    assert (pdf.name, png.name) == ("synthetic-oct.pdf", "synthetic-oct.png")
-    assert pdf.read_bytes().startswith(b"%PDF")
-    assert png.read_bytes().startswith(b"\x89PNG")
-
-
 def test_contact_sheet_says_that_it_is_synthetic_and_names_the_classes(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    texts, images = [], []
+    texts, images, savefig = [], [], Figure.savefig
 
-    def savefig(figure, *args, **kwargs):
+    def watched(figure, *args, **kwargs):
         texts.append(figure.get_suptitle())
         texts.extend(axis.get_ylabel().replace("\n", " ") for axis in figure.axes)
         images.extend(axis.images[0].get_array() for axis in figure.axes)
+        savefig(figure, *args, **kwargs)
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    plot_contact_sheet(tmp_path / "sheet")
+    monkeypatch.setattr(Figure, "savefig", watched)
+    flags = ["--n", "4", "--out", str(tmp_path / "a.npz"), "--contact_sheet", str(tmp_path / "plots" / "sheet")]
+    assert main(["oct", *flags]) == 0
     assert "Synthetic" in texts[0]
     assert set(OCT_CLASSES) <= set(texts)
     assert len(images) == 2 * 4 * 8  # two formats
-
-
-def test_import_needs_numpy_alone():
-    code = "import sys, synthetic_data; print({'matplotlib', 'torch'} & set(sys.modules))"
-    root = Path(synthetic_data.__file__).parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    pdf, png = sorted((tmp_path / "plots").iterdir())
+    assert (pdf.name, png.name) == ("sheet.pdf", "sheet.png")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert png.read_bytes().startswith(b"\x89PNG")
 
 
 def test_command_writes_a_file_that_is_the_same_again(tmp_path, capsys):
@@ -325,11 +306,6 @@ def test_command_writes_a_file_that_is_the_same_again(tmp_path, capsys):
     assert sorted(tmp_path.rglob("*")) == sorted([paths[0].parent, *paths])  # nothing temporary stays
 
 
-def test_command_draws_the_contact_sheet_on_request(tmp_path):
-    main(["oct", "--n", "4", "--out", str(tmp_path / "a.npz"), "--contact_sheet", str(tmp_path / "sheet")])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "sheet.pdf", "sheet.png"]
-
-
 def one_line_error(capsys, *flags):
     assert main(["oct", *flags]) == 2
     captured = capsys.readouterr()
@@ -338,37 +314,34 @@ def one_line_error(capsys, *flags):
     return captured.err
 
 
-@pytest.mark.parametrize(("flag", "error"), [("--n=3", "at least 4"), ("--seed=-1", "non-negative")])
-def test_bad_values_are_one_line(flag, error, tmp_path, capsys):
-    assert error in one_line_error(capsys, flag, "--out", str(tmp_path / "a.npz"))
+@pytest.mark.parametrize("flag", ["n", "seed"])
+@pytest.mark.parametrize("value", [-1, 0, 3, 10**12, 99999999999999999999])
+def test_values_out_of_range_are_refused_with_the_range_that_works(flag, value, tmp_path, capsys):
+    if flag == "seed" and value in (0, 3, 10**12):
+        oct_splits(4, value)
+        return
+    works = {"n": "from 4 to 1000000", "seed": f"from 0 to {2**63 - 1}"}[flag]
+    line = one_line_error(capsys, f"-{flag}", str(value), "--out", str(tmp_path / "a.npz"))
+    assert f"--{flag} is {value}, but must be {works}" in line
     assert not any(tmp_path.iterdir())
-
-
-def test_script_ends_with_code_2_and_no_traceback(tmp_path):
-    command = [sys.executable, synthetic_data.__file__, "oct", "--n", "0", "--out", str(tmp_path / "a.npz")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "at least 4" in done.stderr
 
 
 def test_unwritable_paths_are_one_line_and_leave_nothing_behind(tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "folder").mkdir()
-    for out in ("file/a.npz", "folder"):
-        assert out.split("/")[0] in one_line_error(capsys, "--n", "4", "--out", str(tmp_path / out))
+    for out, words in (("file/a.npz", "file/a.npz (Not a directory)"), ("folder", "folder is a folder: name a file")):
+        assert words in one_line_error(capsys, "--n", "4", "--out", str(tmp_path / out))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
 def test_failure_in_the_middle_keeps_the_old_file(tmp_path, capsys, monkeypatch):
-    def full_disk(file, **arrays):
-        file.write(b"half a file")
+    def full_disk(handle):
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "a.npz"
     path.write_bytes(b"old")
-    monkeypatch.setattr(np, "savez_compressed", full_disk)
+    monkeypatch.setattr("os.fsync", full_disk)
     assert "No space left" in one_line_error(capsys, "--n", "4", "--out", str(path))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
