@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import queue
 import random
 import signal
 import struct
@@ -437,8 +438,9 @@ def test_kill_loses_nothing(server, path, part, stage, monkeypatch):
     assert path.read_bytes() == PAYLOAD
 
 
-def test_second_download_of_a_file_waits_for_the_first(server, path, capsys):
-    go_on = threading.Event()
+def test_second_download_of_a_file_waits_for_the_first(server, path, monkeypatch):
+    go_on, said = threading.Event(), queue.Queue()
+    monkeypatch.setattr(records, "print", lambda line, file: said.put(line), raising=False)
 
     def slow(handler):
         go_on.wait(20)
@@ -446,16 +448,13 @@ def test_second_download_of_a_file_waits_for_the_first(server, path, capsys):
 
     server.script = [slow]
     both = [threading.Thread(target=fetch, args=(server.url, path)) for _ in range(2)]
-    said, deadline = "", time.monotonic() + 20
     for thread in both:
         thread.start()
-    while "waiting for" not in said and time.monotonic() < deadline:
-        said += capsys.readouterr().err
-        time.sleep(0.01)
+    line = said.get(timeout=20)
     go_on.set()
     for thread in both:
         thread.join()
-    (line,) = said.splitlines()
+    assert said.empty()
     assert line.startswith(f"waiting for process {os.getpid()} on ")
     assert line.endswith(f"at work on {path}")
     assert len(server.requests) == 1

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import os
+import queue
 import random
 import re
 import signal
@@ -20,6 +21,7 @@ import pytest
 
 import download_ljspeech
 import download_octmnist
+import records
 from download_ljspeech import Corpus, download, main
 from download_octmnist import DownloadError
 
@@ -345,19 +347,17 @@ def test_killed_unpacking_leaves_nothing_under_the_final_name(server, root, monk
     assert_complete(root)
 
 
-def test_two_at_once_download_and_unpack_once(server, root, monkeypatch, capsys):
-    second = threading.Thread(target=download, args=(root, server.url, CORPUS))
-    said = []
+def test_two_at_once_download_and_unpack_once(server, root, monkeypatch):
+    second, said = threading.Thread(target=download, args=(root, server.url, CORPUS)), queue.Queue()
+    monkeypatch.setattr(records, "print", lambda line, file: said.put(line), raising=False)
 
     def start_second():
         second.start()
-        while "waiting for" not in "".join(said):
-            said.append(capsys.readouterr().err)
+        assert f"waiting for process {os.getpid()} on " in said.get(timeout=20)
 
     on_file(monkeypatch, 2, start_second)
     download(root, server.url, CORPUS)
     second.join()
-    assert f"waiting for process {os.getpid()} on " in "".join(said)
     assert len(server.ranges) == 1
     assert_complete(root)
 

@@ -1,13 +1,17 @@
 """Synthetic sentences and who speaks them."""
 
+import contextlib
 import os
+import queue
 import re
 import shutil
 import signal
 import string
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import records
 import synthetic_data
 import synthetic_speech
 from synthetic_speech import (
@@ -45,6 +50,19 @@ needs_flite = pytest.mark.skipif(not shutil.which("flite"), reason="apt install 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("speech") / "spoken", n=30, seed=3, workers=1)
+
+
+class InThisProcess(contextlib.nullcontext):
+    def __init__(self, *_):
+        super().__init__(self)
+
+    map, shutdown = staticmethod(map), lambda *_, **__: None
+
+
+@pytest.fixture
+def in_this_process(monkeypatch) -> None:
+    """The work of the pool, without the time that its processes take to start."""
+    monkeypatch.setattr(synthetic_speech, "ProcessPoolExecutor", InThisProcess)
 
 
 def wavs(root: Path) -> dict[str, bytes]:
@@ -124,7 +142,7 @@ def test_same_seed_same_bytes_whatever_the_number_of_processes(corpus, tmp_path)
     assert wavs(write_corpus(tmp_path / "two", n=30, seed=3, workers=2)) == wavs(corpus)
 
 
-def test_another_seed_says_other_things(corpus, tmp_path):
+def test_another_seed_says_other_things(corpus, tmp_path, in_this_process):
     other = write_corpus(tmp_path / "other", n=30, seed=4)
     assert not set(wavs(other).values()) & set(wavs(corpus).values())
     assert len({row[1] for row in metadata(other) + metadata(corpus)}) > 55
@@ -139,7 +157,7 @@ def test_finished_corpus_is_left_as_it_is_and_summed_up(corpus, capsys):
     assert re.fullmatch(pattern, capsys.readouterr().out)
 
 
-def test_lost_clip_is_spoken_again(corpus, tmp_path):
+def test_lost_clip_is_spoken_again(corpus, tmp_path, in_this_process):
     root = shutil.copytree(corpus, tmp_path / "copy")
     (root / "wavs" / "SYN-00007.wav").unlink()
     write_corpus(root, n=30, seed=3)
@@ -159,7 +177,7 @@ def test_corpus_of_other_settings_is_left_alone(change, corpus, tmp_path):
     assert (corpus / "metadata.csv").exists()
 
 
-def test_texts_changed_in_place_are_another_corpus(tmp_path):
+def test_texts_changed_in_place_are_another_corpus(tmp_path, in_this_process):
     texts = tmp_path / "texts"
     texts.write_text("a|x|one word\n")
     write_corpus(tmp_path / "out", texts=texts)
@@ -175,20 +193,31 @@ def test_folder_of_somebody_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@contextlib.contextmanager
+def speaking(out: Path) -> Iterator[subprocess.Popen]:
+    """A process that speaks 2000 sentences with two workers, which have both started."""
+    command = [sys.executable, Path(synthetic_data.__file__), "speech", "--n", "2000", "--out", out]
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 -- a shell's background job ignores it
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while len(list(out.glob("wavs/*.wav"))) < 100:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()
+
+
 def test_ctrl_c_leaves_no_metadata_and_the_same_command_goes_on(tmp_path):
     out = tmp_path / "spoken"
-    script = Path(synthetic_data.__file__)
-    command = [sys.executable, script, "speech", "--n", "2000", "--out", out]
-    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 -- a shell's background job ignores it
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen)
-    deadline = time.monotonic() + 60
-    while len(list(out.glob("wavs/*.wav"))) < 100:  # by now every worker has started
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to its workers, too
-    _, errors = process.communicate(timeout=30)
+    with speaking(out) as process:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to its workers, too
+        _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors == "synthetic_data.py: interrupted; run the same command again\n"
+    assert re.fullmatch(r"synthetic_data.py: interrupted; the same command goes on .*\n", errors)
     spoken = wavs(out)
     assert len(spoken) < 2000
     assert not (out / "metadata.csv").exists()
@@ -201,6 +230,28 @@ def test_ctrl_c_leaves_no_metadata_and_the_same_command_goes_on(tmp_path):
         assert spoken.get(name, (expected / name).read_bytes()) == (expected / name).read_bytes()
 
 
+def test_workers_end_with_their_parent(tmp_path):
+    with speaking(tmp_path / "spoken") as process:
+        process.kill()
+        process.communicate(timeout=5)  # waits until nobody has the other end of stderr, the workers neither
+    with records.locked(tmp_path / "spoken" / "metadata.csv"):  # is free at once
+        pass
+
+
+def test_second_synthesis_waits_for_the_first_and_finds_its_corpus(corpus, tmp_path, monkeypatch):
+    out, said = tmp_path / "spoken", queue.Queue()
+    monkeypatch.setattr(records, "print", lambda line, file: said.put(line), raising=False)
+    second = threading.Thread(target=write_corpus, args=(out, 30, 3))
+    with records.locked(out / "metadata.csv"):
+        second.start()
+        assert said.get(timeout=20).startswith(f"waiting for process {os.getpid()} on ")
+        shutil.copytree(corpus, out, dirs_exist_ok=True)
+        written = (out / "wavs").stat().st_mtime_ns
+    second.join()
+    assert (out / "wavs").stat().st_mtime_ns == written
+    assert sorted(path.name for path in out.iterdir()) == ["README", "metadata.csv", "wavs"]
+
+
 def test_failure_in_the_middle_leaves_no_metadata_and_goes_on(corpus, tmp_path):
     out = tmp_path / "spoken"
     (out / "wavs").mkdir(parents=True)
@@ -208,7 +259,7 @@ def test_failure_in_the_middle_leaves_no_metadata_and_goes_on(corpus, tmp_path):
     blocked = out / "wavs" / ".SYN-00020.part"
     blocked.mkdir()  # here the clip would be written
     (out / "metadata.csv").write_text("from before some clips were lost")
-    with pytest.raises(OSError, match=r"spoken \(Is a directory\): make room there, or choose"):
+    with pytest.raises(OSError, match=r"SYN-00020.wav \(Is a directory\): make room there, or choose"):
         write_corpus(out, n=30, seed=3, workers=1)
     assert not (out / "metadata.csv").exists()
     first = out / "wavs" / "SYN-00001.wav"
@@ -315,6 +366,19 @@ def test_clip_does_not_depend_on_the_clips_before_it():
         np.testing.assert_array_equal(espeak_samples(sentence), expected)
 
 
+def test_long_path_of_the_data(tmp_path, monkeypatch):
+    """espeak-ng itself cuts it off after 160 bytes."""
+    import espeakng_loader
+
+    expected, folder = espeak_samples(SENTENCE), tmp_path / ("long" * 40)
+    folder.mkdir()
+    (folder / "espeak-ng-data").symlink_to(espeakng_loader.get_data_path())
+    monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(folder / "espeak-ng-data"))
+    here = Path.cwd()
+    np.testing.assert_array_equal(espeak_samples(SENTENCE), expected)
+    assert Path.cwd() == here
+
+
 def test_letters_beyond_ascii_are_spoken():
     spoken = [espeak_samples(replace(SENTENCE, text=text)) for text in ("a café", "a caf\N{LATIN SMALL LETTER AE}")]
     assert spoken[0].any()
@@ -376,7 +440,7 @@ def test_every_symbol_of_the_grammar_is_used_and_defined(symbol):
     assert symbol in ("sentence", "count") or len(set(options)) == len(options)
 
 
-METADATA = """\
+METADATA = f"""\
 \N{ZERO WIDTH NO-BREAK SPACE}a|He said "1".|he said "one"\r
 b|x|na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve \N{NEXT LINE}words\r
 \r
@@ -384,6 +448,9 @@ short|two fields\r
 empty|x| \r
 dots|x|...\r
 ../outside|x|words\r
+long|x|{"words " * 200}\r
+nul|x|one\0two\r
+{"i" * 61}|x|no name for a file\r
 |x|words\r
 a|x|repeated\r
 e|x|last|one too many"""
@@ -395,7 +462,7 @@ def test_texts_are_read_as_lj_speech_writes_them(tmp_path, capsys):
     naive = "na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve \N{NEXT LINE}words"
     expected = [Row("a", 'He said "1".', 'he said "one"'), Row("b", "x", naive), Row("e", "x", "last")]
     assert read_rows(path) == expected
-    assert re.fullmatch(r".*metadata\.csv: 6 of 9 rows left out: .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r".*metadata\.csv: 9 of 12 rows left out: .*\n", capsys.readouterr().err)
     assert read_rows(path, 2) == expected[:2]
 
 
@@ -405,7 +472,7 @@ def test_good_texts_are_read_without_a_word(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_corpus_of_texts_speaks_the_third_column_under_their_ids(tmp_path):
+def test_corpus_of_texts_speaks_the_third_column_under_their_ids(tmp_path, in_this_process):
     path = tmp_path / "texts.csv"
     path.write_bytes(b'LJ001-0001|No. "5"|number five\r\nLJ001-0002|two|two words\r\nLJ001-0003|x|not this\r\n')
     root = write_corpus(tmp_path / "out", n=2, texts=path)
@@ -420,7 +487,7 @@ def test_corpus_of_texts_speaks_the_third_column_under_their_ids(tmp_path):
 # --- the command line --------------------------------------------------------------------------------
 
 
-def test_command_line_writes_the_same_corpus(corpus, tmp_path, capsys):
+def test_command_line_writes_the_same_corpus(corpus, tmp_path, capsys, in_this_process):
     out = tmp_path / "new" / "spoken"
     assert synthetic_data.main(["speech", "--n", "30", "--seed", "3", "--out", str(out)]) == 0
     assert capsys.readouterr().out.startswith(f"{out}: 30 synthetic sentences, ")
@@ -431,7 +498,7 @@ def test_command_line_writes_the_same_corpus(corpus, tmp_path, capsys):
 def test_grammar_speaks_2000_sentences_unless_told_otherwise(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(synthetic_speech, "speak_missing", lambda out, sentences, _: asked.extend(sentences))
-    monkeypatch.setattr(synthetic_speech, "write_whole", lambda *_: None)
+    monkeypatch.setattr(records, "write_file", lambda *_: None)
     with pytest.raises(FileNotFoundError):  # as there are no clips to sum up
         write_corpus(tmp_path / "out")
     assert len(asked) == 2000
@@ -440,13 +507,17 @@ def test_grammar_speaks_2000_sentences_unless_told_otherwise(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--n", "0"], "n is 0, expected at least 1"),
-        (["--seed", "-1"], "non-negative"),
+        (["--n", "0"], "--n is 0, but must be from 1 to 100000"),
+        (["-n", "1000000000000"], "--n is 1000000000000, but must be from 1 to 100000"),
+        (["-seed", "-1"], f"--seed is -1, but must be from 0 to {2**63 - 1}"),
+        (["--seed", "99999999999999999999"], "--seed is 99999999999999999999, but must be from 0"),
         (["--texts", "nowhere.csv"], "there is no file nowhere.csv"),
+        (["--texts", "{tmp}"], "is no file: give --texts a file with rows"),
         (["--texts", "{tmp}/binary"], "is not UTF-8"),
+        (["--texts", "{tmp}/huge"], "huge has more than 64 MiB"),
         (["--texts", "{tmp}/file"], "no row that can be spoken"),
-        (["--n", "1", "--out", "{tmp}/file"], "(Not a directory)"),
-        (["--n", "1", "--out", "{tmp}/file/below"], "file/below (Not a directory): make room there"),
+        (["--n", "1", "--out", "{tmp}/file"], "file is a file: choose a folder"),
+        (["--n", "1", "--out", "{tmp}/file/below"], "file/below/metadata.csv (Not a directory): make room"),
         (["--engine", "flite", "--n", "1"], "apt install flite"),
     ],
 )
@@ -454,6 +525,8 @@ def test_errors_are_one_line(flags, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no flite
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "binary").write_bytes(b"a|b|\xff\n")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(64 * 2**20 + 1)  # takes no room
     flags = [flag.format(tmp=tmp_path) for flag in flags]
     assert synthetic_data.main(["speech", "--out", str(tmp_path / "out"), *flags]) == 2
     captured = capsys.readouterr()
@@ -465,7 +538,7 @@ def test_errors_are_one_line(flags, message, tmp_path, capsys, monkeypatch):
 
 
 def test_unknown_engine_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="engine is 'festival', expected one of espeak, flite, both"):
+    with pytest.raises(ValueError, match="--engine is 'festival', but must be one of espeak, flite, both"):
         write_corpus(tmp_path / "out", n=1, engine="festival")
     assert not (tmp_path / "out").exists()
 
@@ -474,13 +547,6 @@ def test_missing_espeak_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     assert synthetic_data.main(["speech", "--n", "1", "--out", str(tmp_path / "out")]) == 2
     assert "pip install espeakng-loader" in capsys.readouterr().err
-
-
-def test_scans_do_without_the_synthesiser_and_espeak_without_torch():
-    root = Path(synthetic_data.__file__).parent
-    for module, others in (("synthetic_data", {"synthetic_speech", "tqdm"}), ("synthetic_speech", {"torch"})):
-        code = f"import sys, {module}; sys.exit(bool({others} & set(sys.modules)))"
-        assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0
 
 
 # --- flite -------------------------------------------------------------------------------------------
@@ -501,7 +567,7 @@ if arguments["-t"] != "say nothing":
 
 
 @pytest.fixture
-def fake_flite(tmp_path, monkeypatch) -> Path:
+def fake_flite(tmp_path, monkeypatch, in_this_process) -> Path:
     """A flite that says a sine of 1600 / (2 pi) Hz for a second, and the file where it notes how it is called."""
     log = tmp_path / "log"
     folder = tmp_path / "bin"
