@@ -36,6 +36,8 @@ def connect(device: str, mixed_precision: str, tensorboard: Path | None) -> Acce
         raise ValueError(f"mixed_precision is {mixed_precision}, but must be no or bf16")
     launch, gpus = get_cpu_distributed_information(), torch.cuda.device_count()
     several = launch.world_size > 1
+    if several and device == "mps":
+        raise ValueError("several processes cannot share mps: run it without torchrun, or with --device cpu")
     # left to itself, Accelerate connects processes over NCCL or not at all
     cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU") or (several and device == "auto" and not gpus)
     if several and not cpu and 0 < gpus < launch.local_world_size:
@@ -109,7 +111,8 @@ class GlobalBatch(TorchFunctionMode):
     def _batch_norm(self, x, running_mean, running_var, weight, bias, training, momentum, eps) -> Tensor:
         if not training:
             return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        values, others = x.float(), [dim for dim in range(x.ndim) if dim != 1]
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        others = [dim for dim in range(x.ndim) if dim != 1]
         count = self.size * x[0, 0].numel()  # of each channel
         column = (-1, *[1] * (x.ndim - 2))  # a value for each channel, as (C, 1, 1)
         mean = all_reduce(values.sum(others)).view(column) / count
