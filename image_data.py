@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from command_line import launch
+
 PARTS = ("train", "val", "test")
 SYNTHETIC_OCT_SIZE = 6000  # training scans; validation and test have a quarter of that each
 COURSE_TEST_COUNTS = (182, 55, 42, 250)  # of OCTMNIST's 250 test images in each class
@@ -159,7 +161,8 @@ def _read_medmnist(path: Path, info: dict, md5: str, strict_checksum: bool) -> d
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    print(message, file=sys.stderr)
+    if launch()[0] == 0:
+        print(message, file=sys.stderr)
 
 
 def _image_problem(images: np.ndarray, labels: np.ndarray, info: dict) -> str | None:

@@ -5,6 +5,7 @@ Each computes its share of every batch; the step that follows is that of one pro
 
 from __future__ import annotations
 
+import atexit
 from pathlib import Path
 
 import torch
@@ -45,12 +46,14 @@ def connect(device: str, mixed_precision: str, tensorboard: Path | None) -> Acce
             f"{launch.local_world_size} processes need a GPU each, but this machine has {gpus}: "
             f"use --nproc_per_node={gpus}, or --device cpu"
         )
-    if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)  # or a second fit would have the first's device
+    joined = torch.distributed.is_initialized()  # by an earlier training in these processes, which stay connected
+    AcceleratorState._reset_state(reset_partial_state=not joined)  # or a second one would have the first's settings
     threads = torch.get_num_threads()
     log_with = "tensorboard" if tensorboard else None
     accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, log_with=log_with, project_dir=tensorboard)
     torch.set_num_threads(min(threads, torch.get_num_threads()))  # Accelerate may have raised it
+    if torch.distributed.is_initialized() and not joined:
+        atexit.register(torch.distributed.destroy_process_group)  # not sooner: torchrun's cannot be joined twice
     if device not in ("auto", accelerator.device.type):
         raise ValueError(f"there is no {device} device here, only {accelerator.device.type}: use --device auto")
     if accelerator.num_processes != launch.world_size or accelerator.distributed_type not in PLAIN:

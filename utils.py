@@ -157,7 +157,8 @@ def fit(
             values = {name.replace("_", " "): value for name, value in run.history[-1].items() if name != "epoch"}
             record = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             tqdm.write(f"epoch {epoch}/{epochs}: {record}")
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # or `model` would compute in mixed precision for ever
     model.load_state_dict(run.kept_weights())
     return run.history

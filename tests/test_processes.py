@@ -2,7 +2,6 @@
 
 import datetime
 import importlib
-import json
 import multiprocessing
 import os
 import re
@@ -40,7 +39,7 @@ DEVICE = "cpu" if torch.cuda.is_available() else "auto"
 
 
 def in_processes(folder, world, work):
-    """What `work(rank)` returned or raised in each of `world` processes: forks, as importing torch takes seconds."""
+    """What `work(rank)` returns in each of `world` connected processes: forks, as importing torch takes seconds."""
 
     def child(rank):
         sizes = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
@@ -49,11 +48,7 @@ def in_processes(folder, world, work):
         AcceleratorState._reset_state(reset_partial_state=True)
         meeting, patience = f"file://{folder}/meeting-{world}", datetime.timedelta(seconds=60)
         torch.distributed.init_process_group("gloo", meeting, patience, world, rank)
-        try:
-            result = work(rank)
-        except (ValueError, utils.Diverged) as error:
-            result = repr(error)
-        torch.save(result, folder / f"{rank}.pt")
+        torch.save(work(rank), folder / f"{rank}.pt")
 
     context = multiprocessing.get_context("fork")
     children = [context.Process(target=child, args=(rank,)) for rank in range(world)]
@@ -128,14 +123,18 @@ def test_processes_take_the_steps_of_one_and_go_on_where_it_was(world, tmp_path)
 
 
 def test_all_processes_notice_divergence_and_other_settings(tmp_path):
-    def diverge(rank):
-        return train(3, learning_rate=1e30, checkpoint=tmp_path / "run.ckpt")
+    def work(rank):
+        with pytest.raises(utils.Diverged) as diverged:
+            train(3, learning_rate=1e30, checkpoint=tmp_path / "run.ckpt")
+        with pytest.raises(ValueError, match="the processes differ in batch_size: start all"):
+            train(1, config={"batch_size": 8 + (rank == 1), "seed": 0})
+        return diverged.value.epoch, train(1)  # another run in the same processes
 
-    results = in_processes(tmp_path, 2, diverge)
-    assert all(result.startswith("Diverged") for result in results)
-    assert len(set(results)) == 1
-    results = in_processes(tmp_path, 3, lambda rank: train(1, config={"batch_size": 8 + (rank == 1), "seed": 0}))
-    assert all("differ in batch_size: start all" in result for result in results)
+    expected = train(1)
+    for epoch, (weights, history) in in_processes(tmp_path, 3, work):
+        assert epoch == 1
+        assert_close(weights, expected[0], atol=1e-5)
+        np.testing.assert_allclose(history, expected[1], rtol=0, atol=1e-5)
 
 
 def test_strong_recipe_shares_statistics_augmentation_and_dropout(tmp_path):
@@ -262,12 +261,14 @@ def test_documented_command_gives_what_one_process_gives(command, small_data, tm
     assert written == sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     assert out.count("epoch 1/1") + errors.count("epoch 1/1") == 1
     (name,) = (path for path in written if path.suffix == ".safetensors")
-    one, two = (load_file(tmp_path / kind / name) for kind in ("one", "several"))
-    # float32's rounding in batch normalisation, and float16 in Question 3's file (see the page)
-    assert_close(two, one, atol=1e-5 if "strong" not in command and kind != "train" else 5e-4)
-    one, two = (re.findall(r'"train_loss": ([\d.]+)', (tmp_path / kind / name.with_suffix(".json")).read_text())
-                for kind in ("one", "several"))  # fmt: skip
-    assert list(map(float, two)) == pytest.approx(list(map(float, one)), abs=1e-5)
+    one, two = (load_file(tmp_path / run / name) for run in ("one", "several"))
+    difference = torch.cat([(one[key].double() - two[key].double()).abs().flatten() for key in one])
+    # Adam and float16 let single weights of the other two differ by more (see the page)
+    assert (difference.max() if "strong" not in command and kind != "train" else difference.mean()) < 1e-5
+    text = [(tmp_path / run / name.with_suffix(".json")).read_text() for run in ("one", "several")]
+    one, two = (list(map(float, re.findall(r'"train_loss": ([\d.]+)', json))) for json in text)
+    assert len(one) == 1
+    assert two == pytest.approx(one, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -307,11 +308,10 @@ def test_a_killed_process_ends_the_others_and_leaves_a_checkpoint(small_data, tm
     errors = launcher.communicate(timeout=60)[1]
     assert launcher.returncode == 1, errors
     assert not any(worker.is_running() for worker in workers)
-    done = len(torch.load(checkpoint, weights_only=True)["history"])
-    assert 0 <= done < 2000
+    assert len(torch.load(checkpoint, weights_only=True)["history"]) < 2000
     assert not list(tmp_path.rglob("*.json"))
     again = start(["torchrun", "--nproc_per_node=2", "hw2-q2.py", *flags, "--epochs", "1", "--resume"], free_port())
     errors = again.communicate(timeout=100)[1]
     assert again.returncode == 1
-    assert [line for line in errors.splitlines() if "hw2-q2.py: error" in line and "(epochs)" in line], errors
-    assert json.dumps(done)
+    (line,) = (line for line in errors.splitlines() if line.startswith("hw2-q2.py: "))  # not one for each process
+    assert "other settings (epochs)" in line

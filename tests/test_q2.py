@@ -445,25 +445,6 @@ def test_a_failing_run_of_a_sweep_is_reported_with_its_last_words(tmp_path, data
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_same_steps_as_one(tmp_path, data_root):
-    flags = ["--epochs", "1", "--dropout", "0", "--data_root", data_root, "--device", "cpu"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    command = [*torchrun, SCRIPT, *flags, "--out", tmp_path / "two"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert q2.main([*map(str, flags), "--out", str(tmp_path / "one")]) == 0
-    name = "octmnist-maxpool-sgd-lr0.01-seed0"
-    one, two = (load_file(tmp_path / kind / "q2" / f"{name}.safetensors") for kind in ("one", "two"))
-    start = q2.CNN(0.0)
-    assert max((one[key] - value).abs().max() for key, value in start.state_dict().items()) > 1e-2  # it did train
-    for key in one:
-        torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-5)
-    losses = [json.loads((tmp_path / kind / "q2" / f"{name}.json").read_text()) for kind in ("one", "two")]
-    losses = [result["models"]["maxpool-sgd-lr0.01"]["trials"][0]["history"][0]["train_loss"] for result in losses]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-
-
-@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_to_resume(tmp_path, data_root):
     flags = list(map(str, ["--epochs", 400, "--data_root", data_root, "--no_test", "--out", tmp_path / "cut"]))
     process = subprocess.Popen(
