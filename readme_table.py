@@ -1,4 +1,4 @@
-"""Write the tables of README.md from results/: `python readme_table.py`."""
+"""Write the generated parts of README.md and docs/, from results/ and the parsers: `python readme_table.py`."""
 
 from __future__ import annotations
 
@@ -6,426 +6,216 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import q1_plots
+import catalogue
 import q3_plots
 import records
 from asr.metrics import NOT_CONVERGED
+from catalogue import NotRun, SpeechRun
 from q1_monomials import feature_dim
-from q2_config import RESULT_KEYS
+from readme_answers import answers, error_rates, fewer_errors
+from readme_flags import flags, layout
+from readme_runs import (
+    PACKAGE,
+    files_3,
+    files_3_recorded,
+    network,
+    not_run,
+    peers,
+    question_2,
+    question_3,
+    question_3_recorded,
+    runs_1,
+    runs_2,
+    score,
+    speed,
+    speed_files,
+    spread,
+    table,
+)  # fmt: skip
 
-# (result file, data and provenance, command)
-Q2_RUNS = (
-    ("octmnist-sweep", "OCTMNIST (real)", "python hw2-q2.py --sweep"),
-    (
-        "octmnist-strong-adam-lr0.003",
-        "OCTMNIST (real), strong recipe",
-        "python hw2-q2.py --recipe strong --seeds 0 1 2",
-    ),
-    (
-        "pneumoniamnist-sweep",
-        "PneumoniaMNIST (real)",
-        "python hw2-q2.py --dataset pneumoniamnist --sweep --seeds 0 1 2 3 4",
-    ),
-    (
-        "pneumoniamnist-strong-adam-lr0.003",
-        "PneumoniaMNIST (real), strong recipe",
-        "python hw2-q2.py --dataset pneumoniamnist --recipe strong --seeds 0 1 2 3 4",
-    ),
-    ("synthetic-oct-sweep", "OCT-like scans (synthetic)", "python hw2-q2.py --dataset synthetic-oct --sweep"),
+DEMO_OUTPUT = Path("docs") / "demo-output.txt"
+PICTURE = catalogue.REHEARSED_RUN
+Q3_FRONT = (  # on what both decoders were trained, and the run
+    ("LJ Speech (real)", catalogue.FULL),
+    ("2,000 clips of one synthesiser (synthetic)", catalogue.FEW),
+    ("many voices, then one synthesiser (synthetic)", catalogue.REVOICED),
+    ("the same, searched with CTC", catalogue.REVOICED_JOINT),
+    ("the recorded clips alone (real)", catalogue.SCRATCH),
+    ("many voices (synthetic)", catalogue.UNSEEN),
+    ("many voices (synthetic), then the recorded clips (real)", catalogue.REHEARSED_RUN),
+    ("the same, searched with CTC", catalogue.RECORDED_JOINT),
 )
 
 
-@dataclass(frozen=True)
-class SpeechRun:
-    """A run of Question 3 with both decoders: which data, the name of its results, the seeds, the command.
-
-    `{decoder}` and `{seed}` stand in the last two for what they say.
-    """
-
-    data: str
-    name: str
-    command: str
-    seeds: tuple[int, ...] = (0,)
-
-    def results(self, root: Path, decoder: str) -> list[tuple[Path, dict]]:
-        """The files of the seeds that were run, with what they hold."""
-        paths = [
-            root / "results" / "q3" / f"{self.name.format(decoder=decoder, seed=seed)}.json" for seed in self.seeds
-        ]
-        return [(path, q3_plots.load_speech(path)) for path in paths if path.exists()]
+def demo(root: Path) -> str:
+    """What `make demo` printed, as it wrote it down."""
+    path = root / DEMO_OUTPUT
+    printed = (
+        path.read_text().strip() if path.exists() else "docs/demo-output.txt is not there yet: make demo writes it"
+    )
+    return f"```\n{printed}\n```"
 
 
-TRAIN, EVALUATE = "python -m asr train --decoder {decoder}", "python -m asr evaluate --checkpoint runs/q3/"
-VOICES = "runs/q3/voices-longer-{decoder}-seed0.safetensors"
-JOINT = "-beam8-ctc_weight0.3"
-Q3_RUNS = (
-    SpeechRun("LJ Speech (real)", "LJSpeech-1.1-{decoder}-seed0", TRAIN),
-    SpeechRun(
-        "its texts but LJ001 and LJ002, many voices (synthetic)",
-        "voices-{decoder}-seed0",
-        f"{TRAIN} --data data/voices --epochs 12",
-    ),
-    SpeechRun(
-        "the same, trained on",
-        "voices-longer-{decoder}-seed0",
-        f"{TRAIN} --data data/voices --init runs/q3/voices-{{decoder}}-seed0.safetensors --epochs 10"
-        " --name voices-longer-{decoder}-seed0",
-    ),
-    SpeechRun(
-        "its texts, espeak-ng (synthetic), after the many voices",
-        "revoiced-{decoder}-seed0",
-        f"{TRAIN} --data data/revoiced --init {VOICES} --epochs 5 --learning_rate 0.0025",
-    ),
-    SpeechRun(
-        "the same, searched with a beam of 8 that CTC has a share in",
-        f"revoiced-{{decoder}}-seed0-on-revoiced-test{JOINT}",
-        f"{EVALUATE}revoiced-{{decoder}}-seed0.safetensors --data data/revoiced --beam 8 --ctc_weight 0.3",
-    ),
-    SpeechRun(
-        "its texts, espeak-ng (synthetic), 2,000 clips",
-        "revoiced-2000-{decoder}-seed{seed}",
-        f"{TRAIN} --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}}"
-        " --name revoiced-2000-{decoder}-seed{seed}",
-        (0, 1, 2),
-    ),
-    SpeechRun(
-        "the same, `maclaurin` in the encoder",
-        "revoiced-2000-maclaurin-{decoder}-seed{seed}",
-        f"{TRAIN} --kernel maclaurin --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}}"
-        " --name revoiced-2000-maclaurin-{decoder}-seed{seed}",
-        (0, 1),
-    ),
-)
-TUNED, REHEARSED = (f"ljspeech-345-{how}-{{decoder}}-seed{{seed}}" for how in ("tuned", "rehearsed"))
-FIRST = REHEARSED.replace("{seed}", "0")
-TUNE = f"{TRAIN} --data data/ljspeech-345 --init {VOICES} --learning_rate 0.0025 --seed {{seed}}"
-Q3_RECORDED = (  # all scored on the same 65 recorded clips
-    SpeechRun(
-        "on the recorded clips alone",
-        "ljspeech-345-{decoder}-seed0",
-        f"{TRAIN} --data data/ljspeech-345 --epochs 30",
-    ),
-    SpeechRun(
-        "on synthetic voices alone",
-        "voices-longer-{decoder}-seed0-on-ljspeech-345-test",
-        f"{EVALUATE}voices-longer-{{decoder}}-seed0.safetensors --data data/ljspeech-345",
-    ),
-    SpeechRun(
-        "on synthetic voices, then on the recorded clips",
-        TUNED,
-        f"{TUNE} --epochs 60 --name {TUNED}",
-        (0, 1, 2),
-    ),
-    SpeechRun(
-        "on synthetic voices, then on the recorded clips and as many synthetic ones",
-        REHEARSED,
-        f"{TUNE} --epochs 45 --rehearse data/voices --name {REHEARSED}",
-        (0, 1, 2),
-    ),
-    SpeechRun(
-        "the same, one seed, searched with a beam of 8",
-        f"{FIRST}-on-ljspeech-345-test-beam8",
-        f"{EVALUATE}{FIRST}.safetensors --data data/ljspeech-345 --beam 8",
-    ),
-    SpeechRun(
-        "the same, heard by the encoder's CTC head alone",
-        f"{FIRST}-on-ljspeech-345-test-ctc",
-        f"{EVALUATE}{FIRST}.safetensors --data data/ljspeech-345 --ctc",
-    ),
-    SpeechRun(
-        "the same, searched with a beam of 8 that CTC has a share in",
-        f"{REHEARSED}-on-ljspeech-345-test{JOINT}",
-        f"{EVALUATE}{REHEARSED}.safetensors --data data/ljspeech-345 --beam 8 --ctc_weight 0.3",
-        (0, 1, 2),
-    ),
-)
-Q3_OVERVIEW = ("LJSpeech-1.1-{decoder}-seed0", "revoiced-{decoder}-seed0", REHEARSED)
-
-Q1_LENGTH, Q1_LONGEST = "16384", 65536
+def picture(root: Path) -> str:
+    """Where the two decoders look."""
+    found = PICTURE.results(root, "lstm")
+    path = root / "plots" / "q3" / f"{q3_plots.experiment(found[0][1])}-attention.png" if found else None
+    if path is None or not path.exists():
+        return f"The picture is not drawn here: `{PICTURE.command.format(decoder='lstm', seed=0)}`"
+    text = "Attention of both decoders: as the text grows, it moves through the clip"
+    caption = "Both decoders write down a recorded clip (real): a row for each character, dark where the decoder looks."
+    return f"![{text}]({path.relative_to(root)})\n\n*{caption}*"
 
 
-def spread(metric: dict, scale: float, digits: int) -> str:
-    return f"{scale * metric['mean']:.{digits}f} ± {scale * metric['std']:.{digits}f}"
-
-
-def overview(root: Path) -> str:
-    """Question -> file -> command -> time -> result -> figure."""
-    lines = [
-        "| question | data | file | command | time | result | figures |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines.append(question_1_overview(root))
-    for name, data, command in Q2_RUNS:
-        path = root / "results" / "q2" / f"{name}.json"
-        cells = ["2", data, "[`hw2-q2.py`](hw2-q2.py)", f"`{command}`"]
-        if path.exists():
-            result = records.load_result(path, *RESULT_KEYS)
-            test, minutes = result["metrics"]["test"], result["seconds"] / 60
-            score = f"{spread(test['accuracy'], 100, 1)} %, AUC {spread(test['auc'], 1, 3)}"
-            cells += [f"{minutes:.1f} min", f"[{score}]({path.relative_to(root)})", figures(root, "q2", name)]
+def box(root: Path) -> str:
+    """What was measured on real data, what on synthetic data, and what nobody could measure here."""
+    real, missing = [], []
+    for data, sweep in catalogue.SWEEPS.items():
+        name, result = catalogue.Q2_DATA[data].partition(" (")[0], catalogue.load(root, sweep.name)
+        if result is None:
+            missing.append(f"{name} (`{sweep.command}`)")
+        elif result["data"]["source"] == "real":
+            real.append(f"{name}, {sum(result['data']['sizes'].values()):,} images")
+    for name, run in (("all of LJ Speech", catalogue.FULL), ("a part of LJ Speech", catalogue.SCRATCH)):
+        found = run.results(root, "lstm")
+        if found:
+            real.append(f"{name}, {sum(found[0][1]['data']['sizes'].values()):,} clips")
         else:
-            cells += ["", "not run here", ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines + question_3_overview(root))
-
-
-def figures(root: Path, question: str, run: str) -> str:
-    plots = sorted((root / "plots" / question).glob(f"{run}-*.png"))
-    return ", ".join(f"[{plot.stem.rsplit('-', 1)[1]}]({plot.relative_to(root)})" for plot in plots)
-
-
-def question_1_overview(root: Path) -> str:
-    """The row of the demonstration; the benchmark's numbers have a table of their own."""
-    path = root / "results" / "q1" / "demo.json"
-    result = records.load_result(path, *q1_plots.DEMO_KEYS)
-    crossover = ", ".join(f"{row['length']:,} (D = {row['dim']})" for row in result["crossover"])
-    cells = [
-        "1",
-        "random queries and keys (synthetic)",
-        "[`q1_linear_attention.py`](q1_linear_attention.py)",
-        "`python q1_linear_attention.py`",
-        f"{result['seconds'] / 60:.1f} min",
-        f"[faster than softmax attention from L = {crossover}]({path.relative_to(root)})",
-        figures(root, "q1", "demo"),
+            missing.append(f"{name} (`{run.command.format(decoder='lstm')}`)")
+    synthetic = "Question 1's random numbers, the OCT-like scans, and LJ Speech's texts spoken by espeak-ng and flite"
+    lines = [
+        "**What is real, what is synthetic, what could not be run here**",
+        f"- **Real:** {'; '.join(real)}.",
+        f"- **Synthetic:** {synthetic}.",
     ]
-    return f"| {' | '.join(cells)} |"
-
-
-def question_3_overview(root: Path) -> list[str]:
-    """A row for each corpus and decoder."""
-    lines = []
-    for run in [run for run in Q3_RUNS + Q3_RECORDED if run.name in Q3_OVERVIEW]:
-        data = f"LJ Speech's first 345 clips (real), trained {run.data}" if run in Q3_RECORDED else run.data
-        for decoder in q3_plots.NAMES:
-            found = run.results(root, decoder)
-            cells = ["3", data, "[`asr/`](asr)", f"`{run.command.format(decoder=decoder, seed=run.seeds[0])}`"]
-            if found:
-                path, result = found[0]
-                cells += [minutes(found), f"[CER {score(found, 'cer')} %]({path.relative_to(root)})"]
-                cells.append(figures(root, "q3", q3_plots.experiment(result)))
-            else:
-                cells += ["", "not run here", ""]
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def times_faster(entry: dict) -> str:
-    """The ratio at Q1_LENGTH, or at the longest before it that the package was measured at."""
-    ratios = {int(length): ratio for length, ratio in entry["times_faster_than_package"].items()}
-    length = max(length for length in ratios if length <= int(Q1_LENGTH))
-    return f"**{ratios[length]:.1f}**" + ("" if length == int(Q1_LENGTH) else f" (L = {length:,})")
+    if missing:
+        lines.append(f"- **Not run here,** as the data could not be downloaded: {'; '.join(missing)}.")
+    return "\n".join(f"> {line}" for line in lines).replace("here**\n", "here**\n>\n", 1)
 
 
 def question_1(root: Path) -> str:
-    """Linear attention against its peers, for each head dimension."""
-    path = root / "results" / "q1" / "attention-speed.json"
-    result = records.load_result(path, *q1_plots.SPEED_KEYS)
-    length, package = int(Q1_LENGTH), "taylor-series-linear-attention"
-    lines = [
-        f"| head dimension | features M | forward: times the package's speed (L = {length:,}) | forward and backward |"
-        f" share of a matrix product's rate | faster than SDPA from L | peak memory at L = {Q1_LONGEST:,} (package) |"
-        " error (package, elu + 1, random features) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    memory_path = root / "results" / "q1" / "attention-memory.json"
-    every_row = result["rows"] + records.load_result(memory_path, *q1_plots.MEMORY_KEYS)["rows"]
-    rows = [
-        {(row["contender"], row["dim"], row["length"], row["pass"]): row for row in every_row if key in row}
-        for key in ("seconds", "peak_bytes")
-    ]
+    """Linear attention against the package and PyTorch's fused kernel, for each head dimension."""
+    length = int(catalogue.Q1_LENGTH)
+    header = ("head dimension", "features", "times the package's speed", "with gradients", "faster than SDPA from",
+              f"memory at L = {catalogue.Q1_LONGEST:,}", "the package's")  # fmt: skip
+    try:
+        result, memory = catalogue.SPEED.result(root), catalogue.load(root, catalogue.MEMORY.name)
+    except NotRun as missing:
+        return table(header, [["", "", *not_run(str(missing), 5)]])
+    peaks = {
+        (row["contender"], row["dim"], row["length"], row["pass"]): row["peak_bytes"]
+        for row in (memory or {"rows": []})["rows"]
+        if "peak_bytes" in row
+    }
+    rows = []
     for dim, entry in result["metrics"].items():
-        forward, both = entry["forward"], entry["forward and backward"]
-        memory = [rows[1].get((name, int(dim), Q1_LONGEST, "forward")) for name in ("this", package)]
-        shown = [f"{row['peak_bytes'] / 2**20:,.0f} MiB" if row else "not run" for row in memory]
-        peers = ("this", package, "elu + 1", "random features")
-        errors = [rows[0][name, int(dim), length, "forward"]["error"] for name in peers]
-        cells = [
+        found = [peaks.get((name, int(dim), catalogue.Q1_LONGEST, "forward")) for name in ("this", PACKAGE)]
+        rows.append([
             dim,
             f"{feature_dim(int(dim)):,}",
-            times_faster(forward),
-            times_faster(both),
-            f"{entry['share_of_matrix_product_rate'][Q1_LENGTH]:.0%}",
-            f"{forward['crossover_with_sdpa']:,}",
-            f"{shown[0]} ({shown[1]})",
-            f"{errors[0]:.3f} ({', '.join(f'{error:.3f}' for error in errors[1:])})",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    config, environment = result["config"], result["environment"]
-    plots = ", ".join(figures(root, "q1", run) for run in ("attention-speed", "attention-memory"))
-    setting = f"{config['heads']} heads, {config['dtype']}, {config['threads']} threads, PyTorch {environment['torch']}"
-    return "\n".join([*lines, "", f"{setting}; medians of {config['repetitions']} alternating calls. Plots: {plots}."])
+            times_faster(entry["forward"], length),
+            times_faster(entry["forward and backward"], length),
+            f"L = {entry['forward']['crossover_with_sdpa']:,}",
+            *(f"{peak / 2**20:,.0f} MiB" if peak else "not run" for peak in found),
+        ])  # fmt: skip
+    return f"{table(header, rows)}\n\nRandom (synthetic) inputs, L = {length:,} unless it says otherwise."
 
 
-def question_2(root: Path) -> str:
-    """Every network of every comparison, with its baseline."""
-    lines = [
-        "| data | network | seeds | validation accuracy (%) | test accuracy (%) | test AUC | parameters | mult-adds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, data, _ in Q2_RUNS:
-        path = root / "results" / "q2" / f"{name}.json"
-        if not path.exists():
+def times_faster(entry: dict, length: int) -> str:
+    """The ratio at `length`, or at the longest before it that the package was measured at."""
+    ratios = {int(each): ratio for each, ratio in entry["times_faster_than_package"].items()}
+    longest = max(each for each in ratios if each <= length)
+    return f"**{ratios[longest]:.1f}**" + ("" if longest == length else f" (L = {longest:,})")
+
+
+def question_2_front(root: Path) -> str:
+    """The tested networks of every data set, beside what no learning at all gets."""
+    header = ("data", "network", "seeds", "test accuracy (%)", "test AUC", "largest class (%)", "parameters")
+    rows = []
+    for run in catalogue.Q2_RUNS:
+        result = catalogue.load(root, run.name)
+        if result is None:
+            rows.append([run.data, *not_run(run.command, 6)])
             continue
-        result = records.load_result(path, *RESULT_KEYS)
-        baseline = result["majority_baseline"]
-        accuracy = [f"{100 * baseline['accuracy'][part]:.1f}" for part in ("validation", "test")]
-        lines.append(f"| {data} | always *{baseline['class']}* | | {accuracy[0]} | {accuracy[1]} | 0.5 | 0 | 0 |")
-        for variant, model in result["models"].items():
-            validation, test = model["metrics"].get("validation"), model["metrics"].get("test")
-            diverged = f" (diverged: seeds {model['diverged_seeds']})" if model["diverged_seeds"] else ""
-            cells = [
-                data,
-                f"`{variant}`{diverged}",
-                str(len(model["trials"])),
-                spread(validation["accuracy"], 100, 1) if validation else "diverged",
-                spread(test["accuracy"], 100, 1) if test else "not selected",
-                spread(test["auc"], 1, 3) if test else "",
-                f"{model['parameters']:,}",
-                f"{model['multiply_adds']:,}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        guess = f"{100 * result['majority_baseline']['accuracy']['test']:.1f}"
+        for model in result["models"].values():
+            test = model["metrics"].get("test")
+            if test:
+                accuracy, auc = spread(test["accuracy"], 100, 1), spread(test["auc"], 1, 3)
+                data = run.data.partition(",")[0]
+                rows.append(
+                    [data, network(model), str(len(model["trials"])), accuracy, auc, guess, f"{model['parameters']:,}"]
+                )
+    return table(header, rows)
 
 
-def question_3(root: Path) -> str:
-    """Every training, scored on the test part of its corpus."""
-    return speech_table(root, "data", Q3_RUNS)
+def question_3_front(root: Path) -> str:
+    """Character error rates of both decoders, and which of them is better."""
+    header = ("both decoders trained on", "tested on", "seeds", "LSTM: CER (%)", "Transformer: CER (%)", "fewer errors")
+    rows = []
+    for trained, run in Q3_FRONT:
+        found = {decoder: run.results(root, decoder) for decoder in q3_plots.NAMES}
+        missing = [decoder for decoder, each in found.items() if not each]
+        if missing:
+            rows.append([trained, *not_run(run.command.format(decoder=missing[0], seed=run.seeds[0]), 5)])
+            continue
+        data = found["lstm"][0][1]["data"]
+        tested = f"{data['sizes']['test']:,} clips ({data['source']})"
+        rates = [score(each, "cer").removesuffix(" not converged") for each in found.values()]
+        rows.append([trained, tested, str(len(found["lstm"])), *rates, better(root, run)])
+    return table(header, rows)
 
 
-def question_3_recorded(root: Path) -> str:
-    """What training on recordings, on synthetic speech and on both makes of recorded speech."""
-    return speech_table(root, "trained", Q3_RECORDED)
+def better(root: Path, run: SpeechRun) -> str:
+    """The better decoder in a word or two."""
+    rates = [rate["mean"] for decoder in q3_plots.NAMES for rate in error_rates(root, run, decoder)]
+    return "neither" if min(rates) > NOT_CONVERGED else fewer_errors(root, run) or "not resolved"
 
 
-def speech_table(root: Path, first: str, runs: tuple[SpeechRun, ...]) -> str:
-    """Loss and scores on the test part, then the commands."""
-    header = (first, "decoder", "seeds", "clips x epochs", "training", "loss", "Jaccard", "cosine",
-              "Damerau-Levenshtein", "WER (%)", "CER (%)")  # fmt: skip
-    lines, commands = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"], []
-    for run in runs:
-        for decoder, shown in q3_plots.NAMES.items():
-            found = run.results(root, decoder)
-            if not found:
-                continue
-            budget = found[0][1].get("budget")
-            cells = [
-                run.data,
-                shown,
-                str(len(found)),
-                f"{budget['clips']:,} x {budget['epochs']}" if budget else "",
-                minutes(found) if budget else "",
-                *(score(found, name) for name in ("loss", "jaccard", "cosine", "damerau_levenshtein", "wer", "cer")),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        if any(run.results(root, decoder) for decoder in q3_plots.NAMES):
-            seeds = f"  # SEED: {', '.join(map(str, run.seeds))}" if len(run.seeds) > 1 else ""
-            commands.append(run.command.format(decoder="DECODER", seed="SEED") + seeds)
-    return "\n".join([*lines, "", "```bash", *commands, "```"])
+TABLES: dict[str, Callable[[Path], str]] = {
+    "demo": demo,
+    "picture": picture,
+    "answers": answers,
+    "box": box,
+    "question-1": question_1,
+    "question-2": question_2_front,
+    "question-3": question_3_front,
+    "runs-1": runs_1,
+    "runs-2": runs_2,
+    "networks": question_2,
+    "files-3": files_3,
+    "files-3-recorded": files_3_recorded,
+    "scores-3": question_3,
+    "scores-3-recorded": question_3_recorded,
+    "peers": peers,
+    "speed": speed,
+    "speed-files": speed_files,
+    "flags": flags,
+    "layout": layout,
+}
+PART = re.compile(r"(<!-- ([\w-]+): made by readme_table\.py -->\n)(?:.*?\n)?(<!-- \2: end -->)", re.DOTALL)
 
 
-def minutes(found: list[tuple[Path, dict]]) -> str:
-    """Of a training, the mean over seeds."""
-    return f"{records.mean_std([result['seconds'] / 60 for _, result in found])['mean']:.1f} min"
-
-
-def score(found: list[tuple[Path, dict]], name: str) -> str:
-    """A score of the test part: mean and deviation over seeds, or one seed's with a bootstrap's interval over clips."""
-    metrics = [result["metrics"]["test"].get(name) for _, result in found]
-    if None in metrics:
-        return ""  # no loss without the decoder
-    scale, digits = (100, 1) if name in ("wer", "cer") else (1, 3)
-    values = metrics if name == "loss" else [metric["mean"] for metric in metrics]
-    doubt = " not converged" if name == "cer" and min(values) > NOT_CONVERGED else ""
-    if len(metrics) > 1:
-        return spread(records.mean_std(values), scale, digits) + doubt
-    return (f"{metrics[0]:.3f}" if name == "loss" else interval(metrics[0], scale, digits)) + doubt
-
-
-def interval(metric: dict, scale: float, digits: int) -> str:
-    low, high = metric["interval"]
-    return f"{scale * metric['mean']:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-
-
-TRAINING = {"epoch": "images/s", "epoch_every_core": "images/s", "sweep": "s"}  # row of a result file: its unit
-THROUGHPUT = dict.fromkeys(
-    ("features", "training_lstm", "generation_lstm", "training_transformer", "generation_transformer"), "clips/s"
-)
-SPEECH_SPEED_KEYS = (
-    "metrics.transcription.beyond_imports.median:number", "config.clips:number", "config.hop_ms:number",
-    "config.mixed_precision:text", "data.name:text", "data.source:text",
-)  # fmt: skip
-
-
-def ratio_keys(rows) -> list[str]:
-    """What the result file of a benchmark with these rows holds."""
-    medians = [f"metrics.{row}.{side}.median:number" for row in rows for side in ("baseline", "ours", "ratio")]
-    return [
-        *medians,
-        *(f"metrics.{row}.what:text" for row in rows),
-        "environment.cores:number",
-        "environment.torch:text",
-    ]
-
-
-def speed(root: Path) -> str:
-    """The ratios that benchmarks/ measured."""
-    lines = ["| what | the course's way | this | ratio |", "|---|---|---|---|"]
-    training = records.load_result(root / "results" / "q2" / "training-speed.json", *ratio_keys(TRAINING))
-    for name, unit in TRAINING.items():
-        lines.append(speed_row(training["metrics"][name], unit, digits=2))
-    throughput = records.load_result(
-        root / "results" / "q3" / "throughput.json", *ratio_keys(THROUGHPUT), *SPEECH_SPEED_KEYS
-    )
-    transcription = throughput["metrics"]["transcription"]
-    for name, unit in THROUGHPUT.items():
-        lines.append(speed_row(throughput["metrics"][name], unit, digits=1))
-    environment = training["environment"]
-    machine = f"{environment['cores']} cores, PyTorch {environment['torch']}"
-    beyond = f"{transcription['beyond_imports']['median']:.1f} s beyond `import torch, torchaudio`"
-    config, data = throughput["config"], throughput["data"]
-    note = (
-        f"{machine}; medians of alternating runs, the sweep measured once. `python -m asr transcribe` takes {beyond}"
-        f" for 10 s of speech. Question 3: {config['clips']} clips of {data['name']} ({data['source']}); our hop is"
-        f" {config['hop_ms']:g} ms, the course's 7.3 ms; mixed precision in our training: {config['mixed_precision']}."
-    )
-    return "\n".join([*lines, "", note])
-
-
-def speed_row(row: dict, unit: str, digits: int) -> str:
-    sides = [
-        f"{row[side]['median']:,.{0 if row[side]['median'] > 100 else 1}f} {unit}" for side in ("baseline", "ours")
-    ]
-    return f"| {row['what']} | {sides[0]} | {sides[1]} | **{row['ratio']['median']:.{digits}f}** |"
+def pages(root: Path) -> list[Path]:
+    """README.md and the pages of docs/."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def render(text: str, root: Path) -> str:
-    """`text` of README.md with the contents between its markers made anew."""
-    for name, table in (
-        ("overview", overview),
-        ("question-1", question_1),
-        ("question-2", question_2),
-        ("question-3", question_3),
-        ("question-3-recorded", question_3_recorded),
-        ("speed", speed),
-    ):
-        begin, end = f"<!-- {name}: made by readme_table.py -->", f"<!-- {name}: end -->"
-        before, _, rest = text.partition(begin)
-        _, found, after = rest.partition(end)
-        if not found:
-            raise ValueError(f"README.md has no markers {begin} and {end}")
-        text = f"{before}{begin}\n{table(root)}\n{end}{after}"
-    return text
+    """A page with the contents between its markers made anew."""
+    return PART.sub(lambda part: f"{part[1]}{TABLES[part[2]](root)}\n{part[3]}", text)
 
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
     command_line.ArgumentParser(description=__doc__).parse_args(argv)
-    readme = records.ROOT / "README.md"
-    records.write_file(readme, render(readme.read_text(), records.ROOT).encode())
+    for page in pages(records.ROOT):
+        records.write_file(page, render(page.read_text(), records.ROOT).encode())
 
 
 if __name__ == "__main__":

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 
-import q3_plots
-import readme_table
-import records
-from q1_plots import DEMO_KEYS, MEMORY_KEYS, SPEED_KEYS
-from q2_config import RESULT_KEYS, SHIFT_KEYS
-
-Q1_KEYS = {"demo": DEMO_KEYS, "attention-speed": SPEED_KEYS, "attention-memory": MEMORY_KEYS}
+import catalogue
+from catalogue import SpeechRun
 
 
 class Results:
@@ -27,22 +21,16 @@ class Results:
     def __call__(self, name: str) -> dict:
         """The contents of results/<name>.json. Raises FileNotFoundError where there is none."""
         path = self.root / "results" / f"{name}.json"
-        question, _, run = name.partition("/")
-        if question == "q3":
-            result = q3_plots.load_speech(path)
-        elif question == "q2":
-            result = records.load_result(path, *(SHIFT_KEYS if run.endswith("-shift") else RESULT_KEYS))
-        else:
-            result = records.load_result(path, *Q1_KEYS[run])
+        result = catalogue.read(path)
         self.read[f"results/{name}.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
         return result
 
-    def speech(self, run: readme_table.SpeechRun, decoder: str) -> list[dict]:
+    def speech(self, run: SpeechRun, decoder: str) -> list[dict]:
         """The results of the seeds that were run."""
         paths = [path for path, _ in run.results(self.root, decoder)]
         return [self(f"q3/{path.stem}") for path in paths]
 
-    def needed_speech(self, run: readme_table.SpeechRun, decoder: str) -> list[dict]:
+    def needed_speech(self, run: SpeechRun, decoder: str) -> list[dict]:
         """The same. Raises FileNotFoundError where none was run."""
         found = self.speech(run, decoder)
         if not found:
@@ -73,16 +61,6 @@ def percent(value: float, digits: int = 1) -> str:
 
 def spread(metric: dict, scale: float = 1, digits: int = 1) -> str:
     return rf"${scale * metric['mean']:.{digits}f}\pm{scale * metric['std']:.{digits}f}$"
-
-
-def verdict(name: str, metric: dict, other: dict, more_is_better: bool = True) -> str:
-    """What the difference of two shares, name's and another's, is worth, given their deviations over seeds."""
-    difference = 100 * (metric["mean"] - other["mean"])
-    error = 100 * math.hypot(*(each["std"] / math.sqrt(len(each["values"])) for each in (metric, other)))
-    size = f"{abs(difference):.1f} points (standard error {error:.1f})"
-    if abs(difference) < 2 * error:
-        return f"the difference of {size} is within what seeds alone make"
-    return f"{name} is {'better' if (difference > 0) == more_is_better else 'worse'} by {size}"
 
 
 def tabular(columns: str, header: list[str], rows: list[list[str] | str]) -> str:

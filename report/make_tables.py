@@ -17,8 +17,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import catalogue
 import q3_plots
-import readme_table
 import records
 from latex import Results, define, number, plain, tabular
 from tables_q1 import q1_numbers, q1_speed
@@ -53,7 +53,7 @@ def data_table(results: Results) -> str:
         sizes = [number(data["sizes"][part]) for part in ("train", "val", "test")]
         rows.append(["2", plain(data["name"]), kind, *sizes, ""])
     described = {}
-    for run in readme_table.Q3_RUNS + readme_table.Q3_RECORDED:
+    for run in catalogue.Q3_RUNS + catalogue.Q3_RECORDED:
         for result in results.speech(run, "transformer"):
             described.setdefault(result["data"]["name"], result["data"])
     for data in described.values():

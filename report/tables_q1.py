@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import readme_table
+import catalogue
 from latex import Results, number, percent, tabular
 from q1_monomials import feature_dim
 
 DIMS = (16, 32, 64)
-Q1_LENGTH = readme_table.Q1_LENGTH
+Q1_LENGTH = catalogue.Q1_LENGTH
 LONG_ENOUGH = 1024  # from here on the package is compared
 
 
@@ -27,13 +27,13 @@ def q1_numbers(results: Results) -> dict[str, str]:
     peaks = {
         row["contender"]: row["peak_bytes"] / 2**20
         for row in memory["rows"]
-        if (row["dim"], row["length"], row["pass"]) == (DIMS[-1], readme_table.Q1_LONGEST, "forward")
+        if (row["dim"], row["length"], row["pass"]) == (DIMS[-1], catalogue.Q1_LONGEST, "forward")
     }
     entries = [speed["metrics"][str(dim)]["forward"]["times_faster_than_package"] for dim in DIMS]
     ratios = [ratio for entry in entries for length, ratio in entry.items() if int(length) >= LONG_ENOUGH]
     numbers |= {
         "q1-length": number(int(Q1_LENGTH)),
-        "q1-longest": number(readme_table.Q1_LONGEST),
+        "q1-longest": number(catalogue.Q1_LONGEST),
         "q1-memory": rf"{number(peaks['this'])}\,MiB",
         "q1-package-memory": rf"{number(peaks['taylor-series-linear-attention'])}\,MiB",
         "q1-package-from": number(LONG_ENOUGH),

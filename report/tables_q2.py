@@ -8,7 +8,8 @@ import math
 import torch
 from torch import nn
 
-from latex import Results, number, percent, plain, spread, tabular, verdict
+from latex import Results, number, percent, plain, spread, tabular
+from verdicts import verdict
 
 # the first of which a sweep was run is the one that the text is about
 DATA = {

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+import catalogue
 import q3_plots
-import readme_table
+import readme_runs
 import records
 from asr import metrics
 from asr.text import MAX_TOKENS, VOCABULARY, normalise
-from latex import Results, number, plain, tabular, verdict
+from latex import Results, number, plain, tabular
 from q1_monomials import feature_dim
+from verdicts import verdict
 
 SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Dam.-Lev."}
 SCORES = SIMILARITIES | {"wer": r"WER (\%)", "cer": r"CER (\%)"}
-BY_NAME = {run.name: run for run in readme_table.Q3_RUNS + readme_table.Q3_RECORDED}
+BY_NAME = {run.name: run for run in catalogue.Q3_RUNS + catalogue.Q3_RECORDED}
 FULL = ("LJSpeech-1.1-{decoder}-seed0", "revoiced-{decoder}-seed0")
 CORPORA = {
     "LJSpeech-1.1": "LJ Speech",
@@ -31,19 +33,19 @@ JOINED = (2, 3)  # clips in a row
 SHOWN, WIDEST = 5, 100  # transcripts, characters
 KEYS = {
     "zero": "voices-longer-{decoder}-seed0-on-ljspeech-345-test",
-    "tuned": readme_table.TUNED,
-    "rehearsed": readme_table.REHEARSED,
-    "beam": f"{readme_table.FIRST}-on-ljspeech-345-test-beam8",
-    "ctc": f"{readme_table.FIRST}-on-ljspeech-345-test-ctc",
-    "joint": f"{readme_table.REHEARSED}-on-ljspeech-345-test{readme_table.JOINT}",
-    "main-joint": f"revoiced-{{decoder}}-seed0-on-revoiced-test{readme_table.JOINT}",
+    "tuned": catalogue.TUNED,
+    "rehearsed": catalogue.REHEARSED,
+    "beam": f"{catalogue.FIRST}-on-ljspeech-345-test-beam8",
+    "ctc": f"{catalogue.FIRST}-on-ljspeech-345-test-ctc",
+    "joint": f"{catalogue.REHEARSED}-on-ljspeech-345-test{catalogue.JOINT}",
+    "main-joint": f"revoiced-{{decoder}}-seed0-on-revoiced-test{catalogue.JOINT}",
     "scratch": "ljspeech-345-{decoder}-seed0",
     "few": "revoiced-2000-{decoder}-seed{seed}",
     "maclaurin": "revoiced-2000-maclaurin-{decoder}-seed{seed}",
 }
 
 
-def q3_main(results: Results) -> readme_table.SpeechRun:
+def q3_main(results: Results) -> catalogue.SpeechRun:
     """The run that the text is about: on recorded speech where there is one."""
     return next((BY_NAME[name] for name in FULL if results.speech(BY_NAME[name], "lstm")), BY_NAME[FULL[-1]])
 
@@ -132,7 +134,7 @@ def scores_of(prefix: str, decoder: str, found: list[dict]) -> dict[str, str]:
     """The test scores of a run; nothing where it was not run, so that a text about it does not compile."""
     pairs = [(Path(), result) for result in found]
     return {
-        f"{prefix}-{decoder}-{name}": plain(readme_table.score(pairs, name).replace(" not converged", ""))
+        f"{prefix}-{decoder}-{name}": plain(readme_runs.score(pairs, name).replace(" not converged", ""))
         + (r"\,\%" if name in ("wer", "cer") else "")
         for name in SCORES
         if found
@@ -171,8 +173,8 @@ def q3_results(results: Results) -> str:
     """Scores of the test parts, a block for each way of training."""
     header = ["", "seeds", "clips $\\times$ epochs", "loss", *SCORES.values()]
     rows: list[list[str] | str] = []
-    for run in readme_table.Q3_RUNS + readme_table.Q3_RECORDED:
-        recorded = run in readme_table.Q3_RECORDED
+    for run in catalogue.Q3_RUNS + catalogue.Q3_RECORDED:
+        recorded = run in catalogue.Q3_RECORDED
         found = {decoder: results.speech(run, decoder) for decoder in q3_plots.NAMES}
         if any(found.values()):
             what = plain(run.data).replace("`maclaurin`", r"\texttt{maclaurin}")
@@ -183,7 +185,7 @@ def q3_results(results: Results) -> str:
                 budget = trained[0].get("budget")
                 pairs = [(Path(), result) for result in trained]
                 # numbers below 1 without their zero: the table is as wide as the page
-                shown = [plain(readme_table.score(pairs, name)) for name in ("loss", *SCORES)]
+                shown = [plain(readme_runs.score(pairs, name)) for name in ("loss", *SCORES)]
                 shown = [re.sub(r"(?<!\d)0\.", ".", cell.replace(" not converged", "*")) for cell in shown]
                 shown = [whole(cell) if re.match(r"\d{3}", cell) else cell for cell in shown]
                 size = rf"{number(budget['clips'])} $\times$ {budget['epochs']}" if budget else ""

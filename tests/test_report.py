@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import records
+import verdicts
 
 REPORT = records.ROOT / "report"
 sys.path.insert(0, str(REPORT))
@@ -244,8 +245,8 @@ def accuracies(*values):
 )
 def test_verdict_weighs_the_difference_against_the_seeds(pooled, strided, expected):
     pair = accuracies(*pooled), accuracies(*strided)
-    assert expected in latex.verdict("max-pooling", *pair)
-    assert expected in latex.verdict("max-pooling", *reversed(pair), more_is_better=False)
+    assert expected in verdicts.verdict("max-pooling", *pair)
+    assert expected in verdicts.verdict("max-pooling", *reversed(pair), more_is_better=False)
 
 
 @pytest.mark.parametrize(
