@@ -29,7 +29,7 @@ def answers(root: Path) -> str:
         except NotRun as missing:
             text = f"not run here: `{missing}`"
         code, test = files
-        links = f"[`{code}`]({code}), [test]({test})"
+        links = f"[{code}]({code}), [test]({test})"
         rows.append([f"{number} {title}", str(points), text, links, f"[{number}](report/report.pdf)"])
     return table(["question", "points", "answer", "file", "report"], rows)
 

@@ -52,6 +52,12 @@ Q3_FRONT = (  # on what both decoders were trained, and the run
 )
 
 
+def unbroken(text: str) -> str:
+    """A table in which a value and its deviation or interval stay on one line."""
+    value = r"\d[\d.]* (?:± [\d.]+|\[[\d.]+, [\d.]+\])"
+    return re.sub(value, lambda found: found[0].replace(" ", "\u00a0"), text)
+
+
 def demo(root: Path) -> str:
     """What `make demo` printed, as it wrote it down."""
     path = root / DEMO_OUTPUT
@@ -80,13 +86,13 @@ def box(root: Path) -> str:
         if result is None:
             missing.append(f"{name} (`{sweep.command}`)")
         elif result["data"]["source"] == "real":
-            real.append(f"{name}, {sum(result['data']['sizes'].values()):,} images")
-    for name, run in (("all of LJ Speech", catalogue.FULL), ("a part of LJ Speech", catalogue.SCRATCH)):
+            real.append(f"{sum(result['data']['sizes'].values()):,} images of {name}")
+    for which, run in (("all", catalogue.FULL), ("the first", catalogue.SCRATCH)):
         found = run.results(root, "lstm")
         if found:
-            real.append(f"{name}, {sum(found[0][1]['data']['sizes'].values()):,} clips")
+            real.append(f"{which} {sum(found[0][1]['data']['sizes'].values()):,} clips of LJ Speech")
         else:
-            missing.append(f"{name} (`{run.command.format(decoder='lstm')}`)")
+            missing.append(f"{which} clips of LJ Speech (`{run.command.format(decoder='lstm')}`)")
     synthetic = "Question 1's random numbers, the OCT-like scans, and LJ Speech's texts spoken by espeak-ng and flite"
     lines = [
         "**What is real, what is synthetic, what could not be run here**",
@@ -102,7 +108,7 @@ def question_1(root: Path) -> str:
     """Linear attention against the package and PyTorch's fused kernel, for each head dimension."""
     length = int(catalogue.Q1_LENGTH)
     header = ("head dimension", "features", "times the package's speed", "with gradients", "faster than SDPA from",
-              f"memory at L = {catalogue.Q1_LONGEST:,}", "the package's")  # fmt: skip
+              f"memory at L = {catalogue.Q1_LONGEST:,}", "the package's memory")  # fmt: skip
     try:
         result, memory = catalogue.SPEED.result(root), catalogue.load(root, catalogue.MEMORY.name)
     except NotRun as missing:
@@ -135,7 +141,7 @@ def times_faster(entry: dict, length: int) -> str:
 
 def question_2_front(root: Path) -> str:
     """The tested networks of every data set, beside what no learning at all gets."""
-    header = ("data", "network", "seeds", "test accuracy (%)", "test AUC", "largest class (%)", "parameters")
+    header = ("data", "network", "seeds", "accuracy (%)", "AUC", "guessing (%)", "parameters")
     rows = []
     for run in catalogue.Q2_RUNS:
         result = catalogue.load(root, run.name)
@@ -151,7 +157,7 @@ def question_2_front(root: Path) -> str:
                 rows.append(
                     [data, network(model), str(len(model["trials"])), accuracy, auc, guess, f"{model['parameters']:,}"]
                 )
-    return table(header, rows)
+    return unbroken(table(header, rows))
 
 
 def question_3_front(root: Path) -> str:
@@ -168,7 +174,7 @@ def question_3_front(root: Path) -> str:
         tested = f"{data['sizes']['test']:,} clips ({data['source']})"
         rates = [score(each, "cer").removesuffix(" not converged") for each in found.values()]
         rows.append([trained, tested, str(len(found["lstm"])), *rates, better(root, run)])
-    return table(header, rows)
+    return unbroken(table(header, rows))
 
 
 def better(root: Path, run: SpeechRun) -> str:
@@ -180,7 +186,7 @@ def better(root: Path, run: SpeechRun) -> str:
 TABLES: dict[str, Callable[[Path], str]] = {
     "demo": demo,
     "picture": picture,
-    "answers": answers,
+    "answers": lambda root: unbroken(answers(root)),
     "box": box,
     "question-1": question_1,
     "question-2": question_2_front,

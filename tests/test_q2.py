@@ -21,7 +21,6 @@ import command_line
 import image_data
 import q2_plots
 import q2_strong
-import readme_table
 import records
 import synthetic_data
 import utils
@@ -541,16 +540,8 @@ def test_committed_means_are_those_of_their_trials(path):
             assert metrics["accuracy"]["std"] == pytest.approx(np.std(values, ddof=1))
 
 
-def test_readme_is_current():
-    readme = (records.ROOT / "README.md").read_text()
-    assert readme_table.render(readme, records.ROOT) == readme
-
-
 def test_synthetic_results_say_synthetic():
     path = records.ROOT / "results" / "q2" / "synthetic-oct-sweep.json"
     result = json.loads(path.read_text())
     assert result["data"]["source"] == "synthetic"
     assert "synthetic" in q2_plots.plot_curves(result).get_suptitle().replace("synthetic-oct", "")
-    rows = [line for line in (records.ROOT / "README.md").read_text().splitlines() if "synthetic-oct-sweep" in line]
-    assert rows
-    assert all("(synthetic)" in row for row in rows)
