@@ -1,7 +1,7 @@
 """The strong recipe of Question 2: a residual network of 75,000 parameters and the way it is trained.
 
 Chosen on PneumoniaMNIST's validation images alone, clean and perturbed (exposure, framing, blur, noise): the clean
-ones are too easy to tell recipes apart. README.md says what was tried and left out.
+ones are too easy to tell recipes apart. docs/runs.md says what was tried and left out.
 """
 
 from __future__ import annotations

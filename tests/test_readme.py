@@ -12,6 +12,7 @@ import tomllib
 
 import numpy as np
 import pytest
+from accelerate.commands.launch import launch_command_parser
 from PIL import Image
 from torch.distributed.run import get_args_parser
 
@@ -304,10 +305,11 @@ def commands(text):
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
     inline = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     lines = [line for block in blocks for line in block.splitlines()] + [" ".join(code.split()) for code in inline]
-    found = [re.match(r"!?(?:\S*[/\\])?(?:python|torchrun|make) .*", line.strip()) for line in lines]
+    found = [re.match(r"!?(?:\S*[/\\])?(?:python|torchrun|accelerate launch|make) .*", line.strip()) for line in lines]
     return [match[0].removeprefix("!").replace("\\", "/") for match in found if match]
 
 
+LAUNCHERS = {"torchrun": get_args_parser, "accelerate": launch_command_parser}
 EVERY_COMMAND = sorted({command for text in PAGES.values() for command in commands(text)})
 parser_of = functools.cache(readme_flags.parser_of)
 
@@ -324,8 +326,8 @@ def test_commands_parse(command):
     if program == "make":
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
-    if program == "torchrun":
-        launched = get_args_parser().parse_args(words)
+    if program in LAUNCHERS:
+        launched = LAUNCHERS[program]().parse_args(words[program == "accelerate" :])
         words = ["-m"] * launched.module + [launched.training_script, *launched.training_script_args]
     script, words = (" ".join(words[:2]), words[2:]) if words[0] == "-m" else (words[0], words[1:])
     assert script == "-m asr" or (ROOT / script).exists()
