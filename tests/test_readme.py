@@ -328,7 +328,7 @@ def test_commands_parse(command):
         return
     if program in LAUNCHERS:
         launched = LAUNCHERS[program]().parse_args(words[program == "accelerate" :])
-        words = ["-m"] * launched.module + [launched.training_script, *launched.training_script_args]
+        words = ["-m"] * bool(launched.module) + [launched.training_script, *launched.training_script_args]
     script, words = (" ".join(words[:2]), words[2:]) if words[0] == "-m" else (words[0], words[1:])
     assert script == "-m asr" or (ROOT / script).exists()
     if any(word.startswith("-") for word in words) and words != ["--help"]:  # not only named
