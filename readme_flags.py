@@ -66,7 +66,8 @@ def flags(root: Path) -> str:
                 for action in parser._actions
                 if not isinstance(action, argparse._HelpAction)
             ]
-            parts.append(f"## python {script} {name}".rstrip() + "\n\n" + table(["flag", "meaning"], rows))
+            command = f"python {script} {name}".rstrip()
+            parts.append(f"## `{command}`\n\n{table(['flag', 'meaning'], rows)}")
     return "\n\n".join(parts)
 
 

@@ -340,7 +340,7 @@ def test_flags_are_those_of_help(script):
     """Help is printed by argparse; docs/flags.md by our own code."""
     for name, parser in readme_flags.subcommands(parser_of(script)).items():
         section = (
-            PAGES["docs/flags.md"].partition(f"## python {script} {name}".rstrip() + "\n")[2].partition("\n## ")[0]
+            PAGES["docs/flags.md"].partition(f"## `{f'python {script} {name}'.rstrip()}`\n")[2].partition("\n## ")[0]
         )
         help_text = io.StringIO()
         parser.print_help(help_text)
