@@ -297,6 +297,17 @@ def test_synthetic_results_are_called_synthetic():
     assert checked > 50
 
 
+def test_messages_of_troubleshooting_are_ours():
+    """Their words stand in the code, but for what comes from torchvision and from the system."""
+    source = "".join(path.read_text() for path in [*ROOT.glob("*.py"), ROOT / "Makefile"])
+    quoted = re.findall(r"^\*\*`(.+)`\*\*", PAGES["docs/troubleshooting.md"], re.MULTILINE)
+    assert len(quoted) > 3
+    for part in (part for message in quoted for part in re.split(r" \.\.\. ", message)):
+        foreign = ("torchvision::nms", "No space left on device")
+        words = part.replace("SIGKILL", "").strip()
+        assert words in source or any(text in part for text in foreign), part
+
+
 # --- commands and flags ----------------------------------------------------------------------------------
 
 
