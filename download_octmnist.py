@@ -24,6 +24,7 @@ import re
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -207,7 +208,9 @@ def mnist(size: int) -> DataSet:
 
 def medmnist(name: str, size: int) -> DataSet:
     """A 2-D set of MedMNIST. Raises ValueError for another name."""
-    from medmnist import HOMEPAGE, INFO
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it can't make a folder of its own in the user's home
+        from medmnist import HOMEPAGE, INFO
 
     names = [name for name in INFO if not name.endswith("3d")]
     if name not in names:

@@ -191,7 +191,7 @@ def _image_problem(images: np.ndarray, labels: np.ndarray, info: dict) -> str | 
 def _read_mnist(root: Path) -> dict[str, np.ndarray]:
     from torchvision.datasets import MNIST
 
-    mend = f"""run `python -c "from torchvision.datasets import MNIST; MNIST('{root}', download=True)"`"""
+    mend = f"run `{_download_command(root / 'mnist.npz')}`"
     archives = len(list((root / "MNIST" / "raw").glob("*-ubyte.gz")))
     try:  # with the four archives there, torchvision's download only checks and unpacks them
         train, test = (MNIST(root, train=part, download=archives == 4) for part in (True, False))

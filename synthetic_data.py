@@ -22,6 +22,7 @@ import command_line  # first, for Ctrl-C during the others
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.random import Generator, SeedSequence
@@ -32,7 +33,6 @@ import records
 OCT_CLASSES = ("choroidal neovascularization", "diabetic macular edema", "drusen", "normal")
 
 MAX_SCANS = 1_000_000  # to train on: 1.2 GB of memory with the others
-MAX_SEED = 2**63 - 1
 
 SIZE = 28
 CHUNK = 500  # scans drawn at once: small enough for the processor's cache
@@ -152,8 +152,7 @@ def oct_splits(num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
     `num_images` scans to train on and a quarter as many (at least 4) each to validate and to test on, drawn
     from separate random streams. Raises ValueError unless there are scans of each class, and no more than MAX_SCANS.
     """
-    check_range("n", num_images, len(OCT_CLASSES), MAX_SCANS)
-    check_range("seed", seed, 0, MAX_SEED)
+    check_numbers(num_images, (len(OCT_CLASSES), MAX_SCANS), seed)
     held_out = max(len(OCT_CLASSES), num_images // 4)
     counts = {"train": num_images, "val": held_out, "test": held_out}
     streams = SeedSequence(seed).spawn(len(counts))
@@ -183,10 +182,10 @@ def plot_contact_sheet(path_stem: str | Path, seed: int = 0) -> None:
         figure.savefig(f"{path_stem}.{extension}", dpi=150)
 
 
-def check_range(flag: str, value: int, lowest: int, highest: int) -> None:
-    """Raise ValueError, with the range that works, for a value outside of it."""
-    if not lowest <= value <= highest:
-        raise ValueError(f"--{flag} is {value}, but must be from {lowest} to {highest}")
+def check_numbers(n: int | None, limits: tuple[int, int], seed: int) -> None:
+    """Raise ValueError, with the range that works, for how many scans or sentences are asked for, or for a seed."""
+    checks = {"n": command_line.within(n, *limits), "seed": command_line.within(seed, *command_line.SEEDS)}
+    command_line.check_flags(SimpleNamespace(n=n, seed=seed), checks)
 
 
 def write_scans(out: str | Path, num_images: int, seed: int) -> None:

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import command_line
 import records
-from synthetic_data import MAX_SEED, check_range
+from synthetic_data import check_numbers
 
 RATE = 22050  # Hz, LJ Speech's and espeak-ng's
 LONGEST = 187  # characters of LJ Speech's longest transcript
@@ -356,8 +356,7 @@ def write_corpus(
     """
     if engine not in (*ENGINES, BOTH):
         raise ValueError(f"--engine is {engine!r}, but must be one of {', '.join((*ENGINES, BOTH))}")
-    check_range("n", 1 if n is None else n, 1, MAX_SENTENCES)
-    check_range("seed", seed, 0, MAX_SEED)
+    check_numbers(n, (1, MAX_SENTENCES), seed)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file: choose a folder")

@@ -339,5 +339,5 @@ def test_real_mnist(tmp_path):
 
 
 def test_missing_mnist_says_what_to_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="download=True"):
+    with pytest.raises(FileNotFoundError, match=r"python download_octmnist.py --dataset mnist"):
         load_images("mnist", tmp_path)

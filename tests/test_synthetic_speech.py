@@ -507,9 +507,9 @@ def test_grammar_speaks_2000_sentences_unless_told_otherwise(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--n", "0"], "--n is 0, but must be from 1 to 100000"),
-        (["-n", "1000000000000"], "--n is 1000000000000, but must be from 1 to 100000"),
-        (["-seed", "-1"], f"--seed is -1, but must be from 0 to {2**63 - 1}"),
+        (["--n", "0"], "--n is 0, but must be from 1 to 100,000"),
+        (["-n", "1000000000000"], "--n is 1000000000000, but must be from 1 to 100,000"),
+        (["-seed", "-1"], "--seed is -1, but must be from 0 to 4,294,967,295"),
         (["--seed", "99999999999999999999"], "--seed is 99999999999999999999, but must be from 0"),
         (["--texts", "nowhere.csv"], "there is no file nowhere.csv"),
         (["--texts", "{tmp}"], "is no file: give --texts a file with rows"),
