@@ -16,7 +16,6 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import argparse
 import bz2
 import shutil
 import sys
@@ -136,12 +135,9 @@ def _unfinished(folder: Path) -> Path:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.ArgumentParser(
-        description="Download LJ Speech 1.1, check its SHA-256 and unpack it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_flag("root", type=Path, default=Path("data"), help="folder for the corpus")
-    parser.add_flag("url", default=URL, help="where the archive is, should a mirror be nearer")
+    parser = command_line.ArgumentParser(description="Download LJ Speech 1.1, check its SHA-256 and unpack it.")
+    parser.add_flag("root", type=Path, default=Path("data"), help="folder for the corpus (data)")
+    parser.add_flag("url", default=URL, help=f"where the archive is, if a mirror is nearer ({URL})")
     parser.add_flag("keep_archive", action="store_true", help="do not delete the archive in the end")
     args = parser.parse_args(argv)
     folder = download(args.root, args.url, LJSPEECH, keep_archive=args.keep_archive)

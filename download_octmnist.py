@@ -17,7 +17,6 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import argparse
 import hashlib
 import itertools
 import re
@@ -240,13 +239,12 @@ def download(dataset: str, size: int, root: Path) -> None:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.ArgumentParser(
-        description="Download a 2-D MedMNIST data set, or MNIST, and check its MD5.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = command_line.ArgumentParser(description="Download a 2-D MedMNIST data set, or MNIST, and check its MD5.")
+    parser.add_flag("dataset", default="octmnist", help="octmnist (default), another 2-D set of MedMNIST, or mnist")
+    parser.add_flag(
+        "size", type=int, choices=[28, 64, 128, 224], default=28, help="pixels a side: 28 (default), 64, 128 or 224"
     )
-    parser.add_flag("dataset", default="octmnist", help="its name in MedMNIST, or mnist")
-    parser.add_flag("size", type=int, choices=[28, 64, 128, 224], default=28, help="pixels a side")
-    parser.add_flag("root", type=Path, default=Path("data"), help="folder for the file")
+    parser.add_flag("root", type=Path, default=Path("data"), help="folder for the file (data)")
     args = parser.parse_args(argv)
     download(args.dataset, args.size, args.root)
 

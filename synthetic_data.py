@@ -205,16 +205,19 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_line.ArgumentParser(description="Write synthetic stand-ins for the homework's data sets.")
     commands = parser.add_subparsers(dest="command", required=True)
     oct_parser = commands.add_parser("oct", help="OCT-like scans, in a file shaped like octmnist.npz")
-    oct_parser.add_argument("-n", "--n", type=int, default=20000, help="training scans (default: %(default)s)")
-    oct_parser.add_flag("out", default="data/synthetic-oct.npz", help="default: %(default)s")
+    oct_parser.add_argument("-n", "--n", type=int, default=20000, help="scans to train on (20000)")
+    oct_parser.add_flag("out", default="data/synthetic-oct.npz", help="file to write (data/synthetic-oct.npz)")
     oct_parser.add_flag("contact_sheet", metavar="STEM", help="draw examples: STEM.pdf and STEM.png")
     speech_parser = commands.add_parser("speech", help="spoken sentences, in the layout of LJ Speech")
-    speech_parser.add_argument("-n", "--n", type=int, help="sentences (default: 2000, or all of --texts)")
-    speech_parser.add_flag("out", default="data/spoken", help="default: %(default)s")
-    speech_parser.add_flag("texts", metavar="FILE", help="speak the texts of a metadata.csv like LJ Speech's")
-    speech_parser.add_flag("engine", default="espeak", choices=("espeak", "flite", "both"), help="default: %(default)s")
+    speech_parser.add_argument("-n", "--n", type=int, help="sentences (2000, or all of --texts)")
+    speech_parser.add_flag("out", default="data/spoken", help="folder to write (data/spoken)")
+    speech_parser.add_flag(
+        "texts", metavar="FILE", help="speak the texts of a metadata.csv like LJ Speech's (sentences of a grammar)"
+    )
+    engines = {"default": "espeak", "choices": ("espeak", "flite", "both")}
+    speech_parser.add_flag("engine", help="who speaks: espeak (default), flite, or both", **engines)
     for subparser in (oct_parser, speech_parser):
-        subparser.add_flag("seed", type=int, default=0, help="a number from 0 on (default: %(default)s)")
+        subparser.add_flag("seed", type=int, default=0, help="seed of what is drawn and said (0)")
     args = parser.parse_args(argv)
     if args.command == "speech":
         from synthetic_speech import write_corpus  # here: scans need NumPy alone

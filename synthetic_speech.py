@@ -410,10 +410,8 @@ def speak_missing(out: Path, sentences: list[Sentence], workers: int | None) -> 
             spoken = pool.map(functools.partial(speak_into, folder), missing)
             list(tqdm(spoken, str(out), len(missing), unit="clip", disable=None))
         except BrokenProcessPool as error:
-            message = (
-                "a process that spoke was killed, perhaps as memory ran out: the same command goes on where it was"
-            )
-            raise OSError(message) from error
+            reason = "perhaps killed as memory ran out: the same command goes on where it was"
+            raise OSError(f"a process that speaks ended early, {reason}") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
