@@ -165,7 +165,8 @@ ANOTHER_RUN = "give another --out, or --overwrite to replace it"
 def differences(result: dict, head: dict) -> list[str]:
     """The settings in which a result differs from how it should begin, and "data" where it was made from other data.
 
-    Seeds are compared elsewhere; what a result of an older version has not is not compared.
+    Seeds are compared elsewhere. A setting that one of them has not is null; data without an identity, as in results of
+    older versions, are not compared.
     """
     config, expected = result["config"], json.loads(json.dumps(head["config"]))
     names = sorted((config.keys() | expected.keys()) - {"seed"})
@@ -189,7 +190,7 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-FIELDS = ("question:text", "run:text", "config:dict", "seeds:list", "data:dict", "models?:dict", "metrics?:dict",
+FIELDS = ("question:text", "run:text", "config:dict", "seeds:list", "seeds.*:number", "data:dict", "models?:dict", "metrics?:dict",
           "history?:list", "rows?:list", "seconds?:number", "environment?:dict")  # fmt: skip
 COMMANDS = {"q1": "python q1_linear_attention.py", "q2": "python hw2-q2.py", "q3": "python -m asr train"}
 LARGEST_RESULT = 100_000_000  # bytes
