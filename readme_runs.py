@@ -11,6 +11,7 @@ import q3_plots
 import records
 from asr.metrics import NOT_CONVERGED
 from catalogue import NotRun, Run, SpeechRun
+from records import spread
 
 ESCAPED = r"\|"  # a bar within a cell
 PACKAGE = "taylor-series-linear-attention"
@@ -31,12 +32,6 @@ def bash(commands: Iterable[str]) -> str:
 def not_run(command: str, width: int) -> list[str]:
     """The cells of a row whose result is missing, after those that say what it is."""
     return [f"not run here: `{command}`"] + [""] * (width - 1)
-
-
-def spread(metric: dict, scale: float, digits: int) -> str:
-    """Mean and deviation over seeds; of one seed its value alone."""
-    mean = f"{scale * metric['mean']:.{digits}f}"
-    return mean if len(metric["values"]) < 2 else f"{mean} ± {scale * metric['std']:.{digits}f}"
 
 
 def link(root: Path, path: Path, text: str) -> str:

@@ -106,13 +106,13 @@ def mean_std(values: list[float]) -> dict:
     }
 
 
-def spread(metric: dict, scale: float = 1, digits: int = 1, plus_minus: str = " ± ") -> str:
+def spread(metric: dict, scale: float = 1, digits: int = 1) -> str:
     """A mean_std in figures: mean ± deviation over seeds, the value alone of one seed."""
     if metric["mean"] is None:
         return "undefined"
     mean = f"{scale * metric['mean']:.{digits}f}"
     several = len(metric["values"]) > 1  # a deviation of 0 stands in older files of one seed
-    return f"{mean}{plus_minus}{scale * metric['std']:.{digits}f}" if several else mean
+    return f"{mean} ± {scale * metric['std']:.{digits}f}" if several else mean
 
 
 def save_results(out: str | Path, result: dict) -> Path:
@@ -190,8 +190,10 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-FIELDS = ("question:text", "run:text", "config:dict", "seeds:list", "seeds.*:number", "data:dict", "models?:dict", "metrics?:dict",
-          "history?:list", "rows?:list", "seconds?:number", "environment?:dict")  # fmt: skip
+FIELDS = (
+    "question:text", "run:text", "config:dict", "seeds:list", "seeds.*:number", "data:dict", "models?:dict",
+    "metrics?:dict", "history?:list", "rows?:list", "seconds?:number", "environment?:dict",
+)  # fmt: skip
 COMMANDS = {"q1": "python q1_linear_attention.py", "q2": "python hw2-q2.py", "q3": "python -m asr train"}
 LARGEST_RESULT = 100_000_000  # bytes
 TYPES = {

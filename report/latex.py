@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import catalogue
+import records
 from catalogue import SpeechRun
 
 
@@ -60,7 +61,7 @@ def percent(value: float, digits: int = 1) -> str:
 
 
 def spread(metric: dict, scale: float = 1, digits: int = 1) -> str:
-    return rf"${scale * metric['mean']:.{digits}f}\pm{scale * metric['std']:.{digits}f}$"
+    return f"${records.spread(metric, scale, digits)}$".replace(" ± ", r"\pm")
 
 
 def tabular(columns: str, header: list[str], rows: list[list[str] | str]) -> str:
