@@ -445,7 +445,7 @@ def test_a_failing_run_of_a_sweep_is_reported_with_its_last_words(tmp_path, data
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_run_to_resume(tmp_path, data_root):
-    flags = list(map(str, ["--epochs", 400, "--data_root", data_root, "--no_test", "--out", tmp_path / "cut"]))
+    flags = list(map(str, ["--epochs", 100, "--data_root", data_root, "--no_test", "--out", tmp_path / "cut"]))
     process = subprocess.Popen(
         [sys.executable, SCRIPT, *flags],
         stderr=subprocess.PIPE,
@@ -464,8 +464,8 @@ def test_ctrl_c_leaves_a_run_to_resume(tmp_path, data_root):
     assert len(lines) == 1
     assert "--resume" in lines[0]
     done = len(torch.load(checkpoint, weights_only=True)["history"])
-    assert done < 400
-    flags[1] = "400"
+    assert done < 100
+    flags[1] = "100"
     assert script(*flags, "--resume", "--epochs", done + 2).returncode == 2  # other settings: refused
     result = script(*flags, "--resume")
     assert result.returncode == 0, result.stderr
