@@ -389,6 +389,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_flag("out", default=default.out, help="folder of the result file (runs)")
     args = vars(parser.parse_args(argv))
     config = Config(**args | {"dims": tuple(args["dims"])})
+    (Path(config.out) / "q1").mkdir(parents=True, exist_ok=True)  # fails now, not after an hour
     try:
         import taylor_series_linear_attention  # noqa: F401
     except ImportError:

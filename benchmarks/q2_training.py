@@ -107,6 +107,7 @@ def main(argv: list[str] | None = None) -> None:
             for _ in range(int(epochs) * int(seeds)):
                 course_epoch(data, rate)
         return
+    (Path(args.out) / "q2").mkdir(parents=True, exist_ok=True)  # fails now, not after an hour
     data = q2.load_images("synthetic-oct")
     start = time.perf_counter()
     images, seeds = len(data.train[1]), 3

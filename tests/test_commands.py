@@ -1,0 +1,130 @@
+"""Every command of the repository, used wrongly: one line on stderr that names what is wrong, and exit code 2."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from records import ROOT
+
+NOWHERE, FOLDER, FILE = "{nowhere}", "{folder}", "{file}"  # a path that is not there, an empty folder, a text file
+
+# of each command its calls with a path that is missing, or a folder instead of a file, or a file instead of a folder
+COMMANDS = {
+    "hw2-q2.py": [
+        ("--data_root", NOWHERE),
+        ("--data_root", FILE),
+        ("--predict", NOWHERE),
+        ("--predict", FILE),
+        ("--predict", FILE, "--checkpoint", NOWHERE),
+        ("--predict", FILE, "--checkpoint", FOLDER),
+        ("--predict", FILE, "--checkpoint", FILE),
+        ("--dataset", "synthetic-oct", "--out", FILE),
+    ],
+    "q1_linear_attention.py": [("--out", FILE)],
+    "asr/__main__.py train": [("--data", NOWHERE), ("--data", FILE), ("--init", NOWHERE), ("--init", FOLDER)],
+    "asr/__main__.py evaluate": [
+        ("--data", NOWHERE),
+        ("--checkpoint", NOWHERE),
+        ("--checkpoint", FOLDER),
+        ("--checkpoint", FILE),
+    ],
+    "asr/__main__.py transcribe": [(NOWHERE,), (FILE,), (FOLDER,), (FILE, "--checkpoint", FOLDER)],
+    "download_octmnist.py": [("--root", FILE)],
+    "download_ljspeech.py": [("--root", FILE)],
+    "synthetic_data.py oct": [("--out", FOLDER)],
+    "synthetic_data.py speech": [("--texts", NOWHERE), ("--texts", FOLDER), ("--out", FILE)],
+    "q1_demo.py": [],
+    "q1_plots.py": [(NOWHERE,), (FOLDER,), (FILE,)],
+    "q2_plots.py": [(NOWHERE,), (FOLDER,), (FILE,)],
+    "q3_plots.py": [(NOWHERE,), (FOLDER,), (FILE,)],
+    "q2_shift.py": [("--out", NOWHERE), ("--out", FILE)],
+    "benchmarks/q1_attention.py": [("--out", FILE)],
+    "benchmarks/q2_training.py": [("--out", FILE)],
+    "benchmarks/q3_throughput.py": [("--data", NOWHERE), ("--data", FILE)],
+    "readme_table.py": [],
+    "report/make_tables.py": [],
+}
+CALLS = [(command, *call) for command, calls in COMMANDS.items() for call in calls]
+
+
+def is_command(path):
+    return '\nif __name__ == "__main__":\n' in (ROOT / path).read_text()
+
+
+def test_every_command_is_here():
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    commands = {path for path in tracked if is_command(path) and not path.startswith("tests/")}
+    assert {command.split()[0] for command in COMMANDS} == commands
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    """What stands for the paths in a call; the test runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.txt").write_text("nothing that anybody wants")
+    return {"nowhere": tmp_path / "nowhere", "folder": tmp_path / "folder", "file": tmp_path / "file.txt"}
+
+
+MAIN_ELSEWHERE = {"q1_linear_attention.py": "q1_demo.py"}
+
+
+def main_of(command):
+    path = command.split()[0]
+    path = ROOT / MAIN_ELSEWHERE.get(path, path)
+    spec = importlib.util.spec_from_file_location(f"command_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)  # dataclasses look their module up
+    sys.path.insert(0, str(path.parent))  # as Python does for a script
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module.main
+
+
+def call(command, *flags):
+    """The exit code of a command."""
+    try:
+        return main_of(command)([*command.split()[1:], *flags])
+    except SystemExit as ended:
+        return ended.code
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_flag_is_one_line(command, capsys):
+    assert call(command, "--no_such_flag", "1") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "--help" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [(call[0], call[1:]) for call in CALLS],
+    ids=lambda part: part if isinstance(part, str) else " ".join(part),
+)
+def test_a_path_that_will_not_do_is_named_in_one_line(command, flags, paths, capsys):
+    assert call(command, *(flag.format(**paths) for flag in flags)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    named = [line for line in lines if any(str(path) in line for path in paths.values())]
+    assert len(named) == 1
+    assert all(line == named[0] or "note" in line or "warning" in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_into_a_closed_pipe_ends_without_a_word(command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    path, *subcommand = command.split()
+    module = ["-m", "asr"] if path == "asr/__main__.py" else [path]
+    done = subprocess.run([sys.executable, *module, *subcommand, "--help"], cwd=ROOT, stdout=writer,
+                          stderr=subprocess.PIPE, text=True, timeout=120)  # fmt: skip
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)
