@@ -47,10 +47,10 @@ def digits(wrong):
 
 
 def test_question_1_in_words():
-    assert demo.overtaking({"crossover": CROSSOVER}).endswith("at 512 tokens (for heads of width 16).")
+    assert demo.overtaking({"crossover": CROSSOVER}).endswith("from 512 tokens (heads 16 wide).")
     assert "Up to 16,384 tokens, softmax attention is faster" in demo.overtaking({"crossover": CROSSOVER[1:]})
     two = [*CROSSOVER[:1], {**CROSSOVER[1], "found": True}]
-    assert "at 512 and 16,384 tokens (for heads of width 16 and 64)" in demo.overtaking({"crossover": two})
+    assert "from 512 and 16,384 tokens (heads 16 and 64 wide)" in demo.overtaking({"crossover": two})
     assert "0.6 % of the attention" in demo.closeness({"errors": ERRORS})
     assert demo.crossovers({"crossover": CROSSOVER}).rows[1] == ["64", "not up to 16,384", "4.00 ms", "3.00 ms"]
 
@@ -69,10 +69,11 @@ def test_question_2_in_words():
 
 
 def test_question_3_in_words():
-    said = demo.digits_right(digits([0, 1, 0, 2.0]))
-    assert "2 of 4 clips right" in said
-    assert "from 3.0 to 0.13" in said
-    assert "355 synthetic clips in 42 s" in said
+    result = digits([0, 1, 0, 2.0])
+    assert "trained on 355 synthetic clips" in demo.digits_right(result)
+    assert "gets 2 of 4 right" in demo.digits_right(result)
+    assert "In 42 s" in demo.loss_falls(result)
+    assert "from 3.04 to 0.13" in demo.loss_falls(result)
     assert "gets 93 % of the characters right" in demo.written_right({"cer": {"mean": 0.0749}})
 
 
