@@ -22,7 +22,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 INTERRUPTED = "interrupted; the same command goes on where it was, a training run with --resume"
 CLOSED_PIPE = 128 + 13  # what a shell shows of a program that ended by SIGPIPE
@@ -158,12 +158,12 @@ def for_each(paths: Iterable[Path], do: Callable[[Path], None]) -> int:
     return code
 
 
-def say(message: str) -> None:
-    """One line on stderr, after the name of the program."""
+def say(message: str, stream: TextIO | None = None) -> None:
+    """One line on stderr, or on another stream, after the name of the program."""
     script = Path(sys.argv[0])
     name = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
     with contextlib.suppress(OSError):
-        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+        print(f"{name}: {' '.join(message.split())}", file=stream or sys.stderr)
 
 
 def _drop_output() -> None:
@@ -268,7 +268,7 @@ def _interrupt(signal_number, frame) -> NoReturn:
 
 
 def _end_interrupted() -> NoReturn:
-    say(INTERRUPTED)
+    say(INTERRUPTED, sys.__stderr__)  # not to a log that sys.stderr may be for the moment
     os._exit(130)
 
 

@@ -1,5 +1,7 @@
 """`make demo`: what it says, and what it does when a part fails."""
 
+import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -154,6 +156,14 @@ def test_interruption_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "PARTS", parts(good, interrupted, good))
     assert demo.main(["--out", str(tmp_path)]) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_interruption_of_an_import_is_shown_whatever_stderr_is(monkeypatch, capfd):
+    monkeypatch.setattr(command_line.os, "_exit", sys.exit)
+    with contextlib.redirect_stderr(io.StringIO()), pytest.raises(SystemExit) as ended:
+        command_line._end_interrupted()
+    assert ended.value.code == 130
+    assert len(capfd.readouterr().err.splitlines()) == 1
 
 
 def test_an_interrupted_command_interrupts_the_demonstration(tmp_path):
