@@ -39,7 +39,7 @@ help: ## list the targets
 
 ## Try it
 
-demo: .venv/installed ## all three questions in brief, on synthetic data: offline, about four minutes
+demo: .venv/installed ## all three questions in brief, on synthetic data: offline, about three minutes
 	@$(RUN) demo.py
 
 test: .venv/installed-dev ## the tests that take seconds
