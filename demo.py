@@ -85,8 +85,8 @@ def closeness(result: dict, terms: int = 3, score: float = 1.0) -> str:
     """Half the sum of |exact - approximated weight| is the share of the attention that goes elsewhere."""
     rows = result["errors"]
     error = next(row["error"]["mean"] for row in rows if (row["terms"], row["largest_score"]) == (terms, score))
-    missed = f"{50 * error:.1f} % of the attention on other keys"
-    return f"It is an approximation: with scores up to {score:g}, it places {missed} (synthetic)."
+    missed = f"{50 * error:.1f} % of the attention is on other keys"
+    return f"It is an approximation: with scores up to {score:g}, {missed} (synthetic)."
 
 
 def crossovers(result: dict) -> Table:

@@ -92,6 +92,15 @@ def test_a_part_is_told_in_eight_lines(tmp_path):
     assert max(map(len, told)) <= demo.WIDTH
 
 
+def test_quoted_output_is_of_this_demonstration():
+    """docs/demo-output.txt, which README.md quotes, is a summary.txt."""
+    lines = (records.ROOT / "docs" / "demo-output.txt").read_text().splitlines()
+    titles = [line for line in lines if line.startswith("Question ")]
+    assert titles == [f"{part.title} (about {part.seconds} s)" for part in demo.PARTS]
+    assert len(lines) <= 32
+    assert lines[-1] == "runs/demo/index.html"
+
+
 # --- when something goes wrong ---
 
 
