@@ -223,7 +223,7 @@ def spoken(folder: Path, transcript: dict, wrong: float) -> Sound:
 
 def written_right(test: dict) -> str:
     right = f"{100 * (1 - test['cer']['mean']):.0f} %"
-    return f"The trained recogniser gets {right} of the characters right in synthetic voices that are new to it:"
+    return f"The trained recogniser gets {right} of the characters right in synthetic voices that are new to it."
 
 
 # --- Question 3: one that learns ---------------------------------------------------------------------

@@ -6,6 +6,7 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
+import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -59,12 +60,13 @@ def unbroken(text: str) -> str:
 
 
 def demo(root: Path) -> str:
-    """What `make demo` printed, as it wrote it down."""
+    """What `make demo` found, of all that it printed: each part's headline, and the end."""
     path = root / DEMO_OUTPUT
-    printed = (
-        path.read_text().strip() if path.exists() else "docs/demo-output.txt is not there yet: make demo writes it"
-    )
-    return f"```\n{printed}\n```"
+    if not path.exists():
+        return f"```\n{DEMO_OUTPUT.as_posix()} is not there yet: make demo writes it as runs/demo/summary.txt\n```"
+    lines = path.read_text().strip().splitlines()
+    headlines = [line for title, line in itertools.pairwise(lines) if title.startswith("Question ")]
+    return "\n".join(["```", lines[0], *headlines, *lines[-2:], "```"])
 
 
 def picture(root: Path) -> str:

@@ -1,6 +1,7 @@
 """`make demo`: what it says, and what it does when a part fails."""
 
 import contextlib
+import importlib
 import io
 import re
 import subprocess
@@ -11,11 +12,14 @@ from test_page import Elements
 
 import command_line
 import demo
+import image_data
 import page
+import q1_demo
 import records
 import synthetic_speech
 from page import Section
 
+hw2_q2 = importlib.import_module("hw2-q2")
 CROSSOVER = [
     {"dim": 16, "length": 512, "found": True, "seconds": {"linear": 0.001, "softmax": 0.002}},
     {"dim": 64, "length": 16384, "found": False, "seconds": {"linear": 0.004, "softmax": 0.003}},
@@ -214,9 +218,23 @@ def test_unusable_python_is_one_line(tmp_path, script, expected):
 # --- the whole ---
 
 
+def train_here(configs, data):
+    """hw2-q2.py's train_side_by_side without other processes, which would draw all the scans anew."""
+    trials = []
+    for config in configs:
+        model, trial = hw2_q2.train(config, data)
+        hw2_q2.save_model(config.file(".safetensors"), model, config, data)
+        trials.append(trial)
+    return trials
+
+
 @pytest.mark.slow
 def test_demonstration(tmp_path, monkeypatch, capsys):
-    """With fewer epochs and clips: every part works, and what is told and shown is what the result files hold."""
+    """With less of all: every part works, and what is told and shown is what the result files hold."""
+    monkeypatch.setattr(hw2_q2, "train_side_by_side", train_here)
+    monkeypatch.setattr(image_data, "SYNTHETIC_OCT_SIZE", 400)
+    monkeypatch.setattr(q1_demo, "LONGEST", 512)
+    monkeypatch.setattr(demo, "ATTENTION_FLAGS", ("--length", "16", "--seeds", "0"))
     monkeypatch.setattr(demo, "IMAGE_FLAGS", (*demo.IMAGE_FLAGS, "--epochs", "1"))
     monkeypatch.setattr(demo, "CLIPS", 60)
     monkeypatch.setattr(demo, "SPEECH_FLAGS", ("--hidden_dim", "16", "--num_blocks", "1", "--epochs", "2"))
