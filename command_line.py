@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import glob
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -64,6 +65,23 @@ SEEDS = (0, 2**32 - 1)  # from and to, as NumPy takes them
 def within(value: float | None, low: float, high: float) -> tuple[bool, str]:
     """Whether a flag is in its range, and that range in words; None, for a flag that was left out, is."""
     return value is None or low <= value <= high, f"from {low:,} to {high:,}"
+
+
+def find_files(names: Iterable[str], suffixes: Collection[str]) -> list[Path]:
+    """The files that a command names: a file itself, those of a folder with one of the suffixes, a pattern's matches.
+
+    `**` in a pattern leads through folders of any depth. A name that leads to nothing stays, for its reader to refuse.
+    """
+    found = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            files = [file for file in path.iterdir() if file.suffix.lower() in suffixes and file.is_file()]
+        else:
+            # not Path.glob, which takes no absolute pattern
+            files = [] if path.exists() else [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207
+        found += sorted(files) or [path]
+    return found
 
 
 # --- one of several processes ------------------------------------------------------------------------

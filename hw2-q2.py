@@ -26,19 +26,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import pictures
 import q2_strong
 import records
+import saved_models
 import utils
-from image_data import PARTS, ImageData, load_images, normalise_, read_image, to_pixels, with_course_test_split
-from q2_config import RESULT_KEYS, Config, parse_config
+from image_data import PARTS, ImageData, load_images, normalise_, to_pixels, with_course_test_split
+from q2_config import RECIPES, RESULT_KEYS, Config, Prediction, parse_config
 
 SWEEP_LEARNING_RATES = (0.1, 0.01, 0.001)
 MISTAKES_KEPT = 12
+LARGEST_SIDE = 1024  # pixels of an image that a checkpoint may ask for; MedMNIST's largest have 224
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -215,7 +216,7 @@ def test(model: nn.Module, data: ImageData) -> dict:
 
 
 def save_model(path: Path, model: nn.Module, config: Config, data: ImageData) -> None:
-    """Write the weights as safetensors, with all that is needed to rebuild the network and prepare an image."""
+    """Write the weights, with all that is needed to rebuild the network and prepare an image."""
     header = {
         "settings": config.settings(),
         "image_shape": list(data.train[0].shape[1:]),
@@ -225,44 +226,82 @@ def save_model(path: Path, model: nn.Module, config: Config, data: ImageData) ->
         "source": data.source,
         "digest": data.digest,
     }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    records.write_file(path, safetensors_bytes(weights, metadata={"model": json.dumps(header)}))
+    saved_models.write_weights(path, model.state_dict(), {"model": header})
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict]:
-    """Read what `save_model` wrote: the network in evaluation mode, and its header."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: a training run writes one as OUT/q2/<run>.safetensors")
+    """Read what `save_model` wrote: the network in evaluation mode, and its header.
+
+    Raises FileNotFoundError, or ValueError for a file that is not what `save_model` writes.
+    """
+    weights, entries = saved_models.read_weights(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["model"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        model = build_model(header["settings"], len(header["class_names"]), header["image_shape"])
-        model.load_state_dict(weights)
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        header = entries.get("model")
+        check_header(header)
+        build = functools.partial(build_model, header["settings"], len(header["class_names"]), header["image_shape"])
+        return saved_models.rebuild(build, weights), header
+    except (ValueError, RuntimeError) as error:  # PyTorch's own, of a size that no layer can have
         raise ValueError(f"{path} is no checkpoint of this script: {error}") from error
-    return model.eval(), header
 
 
-def predict_files(paths: list[str], checkpoint: str, device: str) -> int:
-    """Print the class probabilities of each image file; returns 2 if one of them could not be read."""
-    model, header = load_model(checkpoint)
-    if device not in ("auto", "cpu"):
-        model = model.to(device)
-    made_for = f"{header['settings']['dataset']} ({header['source']})"
-    print(f"{Path(checkpoint).name}, trained on {made_for}; for teaching, not for medical use")
+def check_header(header) -> None:
+    """Raise ValueError unless a network and its input can be prepared from this, which may be any JSON."""
+    settings = Config().settings()
+    example = {"settings": settings, "image_shape": [1], "class_names": ["0"], "mean": [0.5], "std": [0.5]}
+    saved_models.check_like(header, example | {"source": "real"})
+    Config(**{name: header["settings"][name] for name in settings})  # checks their ranges
+    channels, *size = header["image_shape"]
+    for valid, problem in (
+        (header["settings"]["recipe"] in RECIPES, f"recipe is not one of {', '.join(RECIPES)}"),
+        (channels in (1, 3) and len(size) == 2, "image_shape is not channels (1 or 3), height and width"),
+        (all(1 <= pixels <= LARGEST_SIDE for pixels in size), f"image_shape is not from 1 to {LARGEST_SIDE} pixels"),
+        (len(header["mean"]) == len(header["std"]) == channels, "mean and std are not of one number for each channel"),
+        (min(header["std"]) > 0, "std is not positive"),
+        (header["source"] in ("real", "synthetic"), "source is neither real nor synthetic"),
+    ):
+        if not valid:
+            raise ValueError(problem)
+
+
+def predict_files(prediction: Prediction, device: str) -> int:
+    """Print the class probabilities of each picture; returns 2 if one of them could not be read.
+
+    For people a line each, after one that names the model; for programs (`json`) a JSON object on each line, with
+    `file`, and `error` or `prediction`, `probabilities` and `notes`, and the model's `checkpoint`, `dataset`, `source`.
+    """
+    here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if device not in ("auto", "cpu", here.type):
+        raise ValueError(f"there is no {device} device here: leave out --device, or use --device {here.type}")
+    model, header = load_model(prediction.checkpoint)
+    model = model.to("cpu" if device == "auto" else device)
+    name, dataset, source = Path(prediction.checkpoint).name, header["settings"]["dataset"], header["source"]
+    origin = {"checkpoint": name, "dataset": dataset, "source": source}
+    if not prediction.json:
+        print(f"{name}, trained on {dataset} ({source}); for teaching, not for medical use")
     failed = 0
-    for path in paths:
+    for path in command_line.find_files(prediction.images, pictures.SUFFIXES):
         try:
-            image, note = read_image(path, tuple(header["image_shape"]))
+            answer = classify(model, header, path)
         except (OSError, ValueError) as error:
-            print(f"hw2-q2.py: {path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
-            failed = 2
-            continue
-        log_probs = predict(model, normalise_(to_pixels(image), header["mean"], header["std"]))[0]
-        ranked = sorted(zip(log_probs.exp().tolist(), header["class_names"], strict=True), reverse=True)
-        print(f"{path}: " + ", ".join(f"{name} {probability:.3f}" for probability, name in ranked) + note)
+            answer, failed = {"error": getattr(error, "strerror", None) or " ".join(str(error).split())}, 2
+            print(f"hw2-q2.py: {path}: {answer['error']}", file=sys.stderr)
+        if prediction.json:
+            print(json.dumps({"file": str(path), **answer, **origin}), flush=True)
+        elif "error" not in answer:
+            notes = f" ({'; '.join(answer['notes'])})" if answer["notes"] else ""
+            ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+            print(f"{path}: {', '.join(f'{name} {probability:.3f}' for name, probability in ranked)}{notes}")
     return failed
+
+
+def classify(model: nn.Module, header: dict, path: Path) -> dict:
+    """The most probable class of a picture, the probability of each, and notes of how the picture was read."""
+    image, notes = pictures.read_image(path, header["image_shape"])
+    probabilities = predict(model, normalise_(to_pixels(image), header["mean"], header["std"]))[0].exp()
+    if not probabilities.isfinite().all():
+        raise ValueError("the network's output is not finite: its checkpoint is unusable")
+    by_class = dict(zip(header["class_names"], probabilities.tolist(), strict=True))
+    return {"prediction": max(by_class, key=by_class.get), "probabilities": by_class, "notes": notes}
 
 
 # --- comparisons over seeds, learning rates and networks ---------------------------------------------
@@ -439,13 +478,13 @@ def print_summary(result: dict) -> None:
 
 @functools.partial(command_line.entry_point, several_processes=True)
 def main(argv: list[str] | None = None) -> int:
-    config, images, checkpoint = parse_config(argv, __doc__)
+    config, prediction = parse_config(argv, __doc__)
     # Steps this small gain little from a second thread and lose much beside a busy neighbour; and the sums, so the
     # weights, are the same whatever the number of cores. Runs side by side use the cores instead.
     torch.set_num_threads(1)
-    if images:
+    if prediction:
         command_line.refuse_launch("--predict")
-        return predict_files(images, checkpoint, config.device)
+        return predict_files(prediction, config.device)
     if config.seeds:
         command_line.refuse_launch("a comparison (--sweep, --seeds), which starts processes of its own,")
     if config.dry_run and config.seeds:

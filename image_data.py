@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import hashlib
+import math
+import struct
 import sys
 import zipfile
 import zlib
@@ -21,6 +24,11 @@ PARTS = ("train", "val", "test")
 SYNTHETIC_OCT_SIZE = 6000  # training scans; validation and test have a quarter of that each
 COURSE_TEST_COUNTS = (182, 55, 42, 250)  # of OCTMNIST's 250 test images in each class
 MNIST_VALIDATION_SIZE = 5000  # the last training images: MNIST has no validation part of its own
+MNIST_LARGEST = 60_000  # images in one file
+LEEWAY = 8  # times the official size is what a MedMNIST file may have at most
+MOST_COMPRESSED = 1100  # times, rounded up from the 1032 that deflate can reach
+ENCRYPTED = 1  # a bit of a zip member's flags
+IDX_BYTES = 0x800  # the first four bytes of an MNIST file say "unsigned bytes", and the number of dimensions
 
 
 @dataclass(frozen=True)
@@ -132,26 +140,21 @@ def _download_command(path: Path) -> str:
 
 def _read_medmnist(path: Path, info: dict, md5: str, strict_checksum: bool) -> dict[str, np.ndarray]:
     command = _download_command(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"{path} is not there: fetch it with `{command}`, or use `--dataset synthetic-oct`, made offline"
         )
     mend = f"delete it and run `{command}`"
+    side = int(path.stem.partition("_")[2] or 28)
+    largest = LEEWAY * sum(info["n_samples"].values()) * side**2 * info["n_channels"]
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        # TypeError: a bare .npy file loads as an array, which is no archive
-        raise ValueError(f"{path} is damaged or no .npz file of plain arrays ({error}): {mend}") from error
-
-    for part in PARTS:
-        missing = {f"{part}_images", f"{part}_labels"} - arrays.keys()
-        if missing:
-            raise ValueError(f"{path} has no {sorted(missing)[0]}, only {sorted(arrays)}: {mend}")
-        problem = _image_problem(arrays[f"{part}_images"], arrays[f"{part}_labels"], info)
-        if problem:
-            raise ValueError(f"{path}, {part} part: {problem}: {mend}")
-    if hashlib.md5(path.read_bytes()).hexdigest() != md5:
+        arrays = read_npz(path, [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")], largest)
+        _check_parts(path, arrays, info["n_channels"], len(info["label"]))
+    except ValueError as error:
+        raise ValueError(f"{error}: {mend}") from error
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != md5:
         message = f"the MD5 of {path} is not that of the official file ({md5}): its contents or their order differ"
         if strict_checksum:
             raise ValueError(f"{message}: {mend}")
@@ -165,9 +168,18 @@ def _warn_once(message: str) -> None:
         print(message, file=sys.stderr)
 
 
-def _image_problem(images: np.ndarray, labels: np.ndarray, info: dict) -> str | None:
-    """What is wrong with one part of a MedMNIST file, or None."""
-    channels, classes = info["n_channels"], len(info["label"])
+def _check_parts(path: Path, arrays: dict[str, np.ndarray], channels: int, classes: int) -> None:
+    for part in PARTS:
+        problem = _image_problem(arrays[f"{part}_images"], arrays[f"{part}_labels"], channels, classes)
+        if problem:
+            raise ValueError(f"{path}, {part} part: {problem}")
+    labels = arrays["train_labels"]
+    if (labels == labels.flat[0]).all():
+        raise ValueError(f"{path}, train part: all labels are {labels.flat[0]}, so there is nothing to tell apart")
+
+
+def _image_problem(images: np.ndarray, labels: np.ndarray, channels: int, classes: int) -> str | None:
+    """What is wrong with one part of a data set, or None."""
     form = "(N, H, W)" if channels == 1 else f"(N, H, W, {channels})"
     if images.dtype != np.uint8:
         return f"images are {images.dtype}, not uint8"
@@ -179,58 +191,120 @@ def _image_problem(images: np.ndarray, labels: np.ndarray, info: dict) -> str | 
         return f"images have shape {images.shape}, not {form}"
     if not np.issubdtype(labels.dtype, np.integer):
         return f"labels are {labels.dtype}, not integers"
-    if labels.shape not in ((len(labels),), (len(labels), 1)):
+    if labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (1,)):
         return f"labels have shape {labels.shape}, not (N, 1)"
     if len(labels) != len(images):
         return f"{len(images)} images but {len(labels)} labels"
+    if len(images) < 2:
+        return "one image alone, from which nothing can be measured"
     if labels.min() < 0 or labels.max() >= classes:
         return f"labels run from {labels.min()} to {labels.max()}, not within 0 to {classes - 1}"
     return None
 
 
-def _read_mnist(root: Path) -> dict[str, np.ndarray]:
-    from torchvision.datasets import MNIST
-
-    mend = f"run `{_download_command(root / 'mnist.npz')}`"
-    archives = len(list((root / "MNIST" / "raw").glob("*-ubyte.gz")))
-    try:  # with the four archives there, torchvision's download only checks and unpacks them
-        train, test = (MNIST(root, train=part, download=archives == 4) for part in (True, False))
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        kind = FileNotFoundError if "not found" in str(error) else ValueError
-        raise kind(f"MNIST in {root} can't be read ({str(error).splitlines()[0]}): {mend}") from error
-    images, labels, cut = train.data.numpy(), train.targets.numpy(), len(train) - MNIST_VALIDATION_SIZE
-    return {
-        "train_images": images[:cut],
-        "train_labels": labels[:cut],
-        "val_images": images[cut:],
-        "val_labels": labels[cut:],
-        "test_images": test.data.numpy(),
-        "test_labels": test.targets.numpy(),
-    }
+# --- readers of files, which check what a header claims before they take memory for it ---------------
 
 
-def read_image(path: str, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
-    """Read any common image file as uint8 (1, H, W, C), cropped and scaled as MedMNIST did; and a note of that.
+def read_npz(path: Path, names: list[str], largest: int) -> dict[str, np.ndarray]:
+    """Read the arrays of these names, at most `largest` bytes together, from an .npz file; others stay unread.
 
-    Raises OSError or ValueError for a file that is no image.
+    Raises ValueError, naming the file, for one that is damaged, encrypted, too large or no such file.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    channels, height, width = image_shape
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-    except UnidentifiedImageError:
-        raise ValueError("not an image file") from None
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from None
-    size, mode, wanted = image.size, image.mode, "L" if channels == 1 else "RGB"
-    if mode[0] in "IF":  # 16- and 32-bit grey: PIL's own conversion would cut off all above 255
-        pixels = np.asarray(image, dtype=np.float64)
-        top = 65535 if mode.startswith("I") and pixels.max() > 255 else max(pixels.max(), 1)
-        image = Image.fromarray((pixels / top * 255).round().clip(0, 255).astype(np.uint8))
-    image = ImageOps.fit(image.convert(wanted), (width, height), Image.Resampling.BICUBIC)
-    changes = [f"{size[0]}x{size[1]} to {width}x{height}"] if size != (width, height) else []
-    changes += [f"{mode} to {wanted}"] if mode != wanted else []
-    note = f" (converted: {', '.join(changes)})" if changes else ""
-    return np.array(image).reshape(1, height, width, channels), note
+        if not path.is_file():
+            raise ValueError("it is a folder or device")
+        with path.open("rb") as file:
+            if file.read(1000).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+                raise ValueError("it is a web page, such as a server answers when it has no such file")
+        with zipfile.ZipFile(path) as archive:
+            members = {name: _checked_member(archive, name) for name in names}
+            total = sum(member.file_size for member in members.values())
+            if total > largest:
+                raise ValueError(f"its arrays claim {total:,} bytes, far more than the {largest:,} expected at most")
+            return {name: _read_array(archive, member) for name, member in members.items()}
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own, and some raise what they come upon
+        raise ValueError(f"{path} is damaged or no .npz file of plain arrays ({error})") from error
+
+
+def _checked_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    if f"{name}.npy" not in archive.namelist():
+        raise ValueError(f"it has no {name}, only {sorted(archive.namelist())}")
+    member = archive.getinfo(f"{name}.npy")
+    if member.flag_bits & ENCRYPTED:
+        raise ValueError(f"{name} is encrypted")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed in a way that NumPy does not write")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = readers[version](file)
+        size = file.tell() + math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects")
+    if member.file_size != size or size > MOST_COMPRESSED * member.compress_size or min(shape, default=0) < 0:
+        raise ValueError(f"{name} is not of the size that its header claims, {size:,} bytes")
+    return member
+
+
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        file.read()  # at the end zipfile compares the checksum
+    return array
+
+
+def read_idx(path: Path, dimensions: int, largest: int) -> np.ndarray:
+    """Read an array of at most `largest` bytes from a file of MNIST's format, plain or compressed by gzip.
+
+    Raises ValueError, naming the file, for one that is damaged, too large or no such file.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("it is a folder or device")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            magic, *shape = struct.unpack(f">{1 + dimensions}I", file.read(4 + 4 * dimensions))
+            if magic != IDX_BYTES + dimensions:
+                raise ValueError(f"it starts with {magic}, not {IDX_BYTES + dimensions}")
+            size = math.prod(shape)
+            if size > largest:
+                raise ValueError(f"it claims {size:,} bytes, more than the {largest:,} expected at most")
+            data = file.read(size + 1)
+        if len(data) != size:
+            found = f"{len(data):,}" if len(data) < size else "more"
+            raise ValueError(f"its header claims {size:,} bytes, but it has {found}")
+    except (ValueError, OSError, EOFError, struct.error, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or no file of MNIST's format ({error})") from error
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _read_mnist(root: Path) -> dict[str, np.ndarray]:
+    raw = root / "MNIST" / "raw"
+    fetch = f"run `{_download_command(root / 'mnist.npz')}`"
+    try:
+        arrays = {
+            f"{part}_{kind}": read_idx(_mnist_file(raw, f"{prefix}-{kind}-idx{dimensions}-ubyte"), dimensions, largest)
+            for part, prefix in (("train", "train"), ("test", "t10k"))
+            for kind, dimensions, largest in (("images", 3, MNIST_LARGEST * 28 * 28), ("labels", 1, MNIST_LARGEST))
+        }
+        sizes = {arrays[f"{part}_images"].shape[1:] for part in ("train", "test")}
+        cut = len(arrays["train_images"]) - MNIST_VALIDATION_SIZE
+        if sizes != {(28, 28)} or cut < 2:
+            found = f"{cut + MNIST_VALIDATION_SIZE} training images of {' and '.join(map(str, sizes))} pixels"
+            raise ValueError(f"{raw} has {found}, not MNIST's 60000 of (28, 28), the last 5000 for validation")
+        for kind in ("images", "labels"):
+            arrays[f"train_{kind}"], arrays[f"val_{kind}"] = np.split(arrays[f"train_{kind}"], [cut])
+        _check_parts(raw, arrays, 1, 10)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"MNIST in {root} can't be read ({error} is not there): {fetch}") from error
+    except ValueError as error:
+        raise ValueError(f"{error}: delete {raw} and {fetch}") from error
+    return arrays
+
+
+def _mnist_file(raw: Path, name: str) -> Path:
+    for path in (raw / name, raw / f"{name}.gz"):
+        if path.exists():
+            return path
+    raise FileNotFoundError(raw / name)

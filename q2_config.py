@@ -37,6 +37,8 @@ SHIFT_KEYS = (  # and that of q2_shift.py
     "models.*.moved_features.*.mean:number", "models.*.moved_features.*.std:number?",
 )  # fmt: skip
 
+RECIPES = ("homework", "strong")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -114,13 +116,22 @@ class Config:
         return [sys.executable, str(records.ROOT / "hw2-q2.py"), *flags]
 
 
-def parse_config(argv: list[str] | None, description: str) -> tuple[Config, list[str] | None, str]:
-    """Read the command line into a Config, the images to predict (None to train), and the checkpoint for them."""
+@dataclass(frozen=True)
+class Prediction:
+    """What `--predict` classifies: files, folders and patterns; with which model; and whether to print JSON."""
+
+    images: tuple[str, ...]
+    checkpoint: str = str(records.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors")
+    json: bool = False
+
+
+def parse_config(argv: list[str] | None, description: str) -> tuple[Config, Prediction | None]:
+    """Read the command line into a Config, and what to predict (None to train)."""
     parser = command_line.ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     flag = lambda name, text, **kwargs: parser.add_flag(name, help=text, default=SUPPRESS, **kwargs)  # noqa: E731
     flag("dataset", "octmnist (default), another single-label 2-D MedMNIST set, mnist, or synthetic-oct (made offline)")
     flag("data_root", "folder of the data files (data)")
-    flag("recipe", "homework (default), or strong: a better network and training", choices=("homework", "strong"))
+    flag("recipe", "homework (default), or strong: a better network and training", choices=RECIPES)
     flag("epochs", "passes over the training set (15; strong: 20)", type=int)
     flag("batch_size", "images per step, over all processes together (8; strong: 64)", type=int)
     flag("learning_rate", "step size of the optimiser (0.01; strong: 0.003)", type=float)
@@ -145,13 +156,18 @@ def parse_config(argv: list[str] | None, description: str) -> tuple[Config, list
     )
     flag("strict_checksum", "refuse a data file whose MD5 is not the official one", action="store_true")
     flag("tensorboard", "log to OUT/q2/tensorboard", action="store_true")
-    flag("predict", "classify image files with --checkpoint instead of training", nargs="+", metavar="IMAGE")
-    flag("checkpoint", "a .safetensors file that a training run wrote (the shipped strong model)", metavar="FILE")
+    flag("predict", "classify pictures instead of training: files, folders, or patterns such as 'scans/**/*.png'",
+         nargs="+", metavar="IMAGE")  # fmt: skip
+    flag("checkpoint", "with --predict: a .safetensors file that a training run wrote (the shipped strong model)",
+         metavar="FILE")  # fmt: skip
+    flag("json", "with --predict: print a JSON object on a line for each picture", action="store_true")
     given = vars(parser.parse_args(argv))
-    images = given.pop("predict", None)
-    checkpoint = given.pop("checkpoint", str(records.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"))
+    options = {name: given.pop(name) for name in ("checkpoint", "json") if name in given}
+    if options and "predict" not in given:
+        raise ValueError(f"--{next(iter(options))} goes with --predict")
+    prediction = Prediction(tuple(given.pop("predict")), **options) if "predict" in given else None
     if "seeds" in given:
         given["seeds"] = tuple(given["seeds"])
     elif given.get("sweep"):
         given["seeds"] = (0, 1, 2)
-    return Config(**(q2_strong.DEFAULTS if given.get("recipe") == "strong" else {}) | given), images, checkpoint
+    return Config(**(q2_strong.DEFAULTS if given.get("recipe") == "strong" else {}) | given), prediction

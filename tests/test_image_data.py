@@ -1,17 +1,22 @@
 import dataclasses
+import gzip
 import hashlib
 import io
+import math
+import os
 import pickle
+import re
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from medmnist import INFO
-from PIL import Image
 
 import image_data
-from image_data import load_images, read_image, with_course_test_split
+from image_data import load_images, with_course_test_split
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZES = {"train": 12, "val": 5, "test": 7}
@@ -93,12 +98,15 @@ def test_other_sizes_have_their_own_file_and_checksum(tmp_path, capsys):
         load_images("octmnist_128", tmp_path)
 
 
-def test_synthetic_scans_say_that_they_are_synthetic():
-    data = load_images("synthetic-oct", "no such folder")
-    assert data.source == "synthetic"
-    assert data.class_names == tuple(INFO["octmnist"]["label"].values())
-    assert data.describe()["sizes"] == {"train": 6000, "val": 1500, "test": 1500}
-    assert torch.equal(data.train[0], load_images("synthetic-oct").train[0])
+@pytest.fixture(scope="module")
+def synthetic():
+    return load_images("synthetic-oct", "no such folder")
+
+
+def test_synthetic_scans_say_that_they_are_synthetic(synthetic):
+    assert synthetic.source == "synthetic"
+    assert synthetic.class_names == tuple(INFO["octmnist"]["label"].values())
+    assert synthetic.describe()["sizes"] == {"train": 6000, "val": 1500, "test": 1500}
 
 
 # --- sets that can't be used -------------------------------------------------------------------------
@@ -142,20 +150,70 @@ def bare_array(_):
     return buffer.getvalue()
 
 
+def in_each_header(offset, value):
+    """Two bytes of each member's header changed, in its local copy and in the directory (at two bytes more)."""
+
+    def apply(data):
+        changed = bytearray(data)
+        for signature, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
+            place = changed.find(signature)
+            while place >= 0:
+                changed[place + offset + shift : place + offset + shift + 2] = value
+                place = changed.find(signature, place + 4)
+        return bytes(changed)
+
+    return apply
+
+
+def promising(shape, **options):
+    """An archive whose members are headers alone, or, of compressed ones, followed by zeros."""
+
+    def apply(_):
+        header, buffer = io.BytesIO(), io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(buffer, "w", **options) as file:
+            zeros = bytes(math.prod(shape)) if options else b""
+            for name in arrays():
+                file.writestr(f"{name}.npy", header.getvalue() + zeros)
+        return buffer.getvalue()
+
+    return apply
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "words"),
     [
-        lambda data: b"",
-        lambda data: data[: len(data) // 2],
-        lambda data: bytes(range(256)) * 9,
-        flip_a_byte,
-        bare_array,
+        (lambda data: b"", "not a zip"),
+        (lambda data: data[: len(data) // 2], "not a zip"),
+        (lambda data: bytes(range(256)) * 9, "not a zip"),
+        (flip_a_byte, ""),
+        (bare_array, "not a zip"),
+        (lambda data: b"\n<!DOCTYPE html><html>403 Forbidden</html>", "it is a web page"),
+        (in_each_header(6, b"\1\0"), "train_images is encrypted"),
+        (in_each_header(8, b"\x63\0"), "train_images is compressed in a way"),
+        (promising((10**12, 28, 28)), "784,000,000,000,128 bytes"),
+        (promising((2**20, 28, 28), compression=zipfile.ZIP_DEFLATED), "its arrays claim 4,932,502,272 bytes"),
     ],
-    ids=["empty", "truncated", "random", "flipped byte", "bare npy"],
+    ids="empty truncated random flipped npy page encrypted method terabytes bomb".split(),
 )
-def test_damaged_files(tmp_path, damage):
+def test_damaged_files(tmp_path, damage, words):
     (tmp_path / "octmnist.npz").write_bytes(damage(npz_bytes(**arrays())))
-    assert "damaged" in refused(tmp_path)
+    message = refused(tmp_path)
+    assert "is damaged or no .npz file" in message
+    assert words in message
+
+
+def test_a_folder_or_pipe_for_a_file(tmp_path):
+    (tmp_path / "octmnist.npz").mkdir()
+    assert "folder or device" in refused(tmp_path)
+    (tmp_path / "octmnist.npz").rmdir()
+    os.mkfifo(tmp_path / "octmnist.npz")
+    assert "folder or device" in refused(tmp_path)
+
+
+def test_what_is_not_asked_for_stays_unread(tmp_path):
+    np.savez(tmp_path / "octmnist.npz", **arrays(), more=np.array([{}], dtype=object))
+    assert load_images("octmnist", tmp_path).describe()["sizes"] == SIZES
 
 
 def change(**changed):
@@ -179,6 +237,11 @@ def change(**changed):
         (change(val_labels=lambda a: a.astype(np.float64)), "not integers"),
         (change(val_labels=lambda a: np.hstack([a, a])), "labels have shape"),
         (change(train_images=lambda a: a[:-1]), "11 images but 12 labels"),
+        (change(train_labels=lambda a: np.uint8(1)), "labels have shape ()"),
+        (change(train_labels=lambda a: a.astype("S1")), "not integers"),
+        (change(train_labels=lambda a: a.astype(np.uint64) + 2**63), "labels run from 9223372036854775808"),
+        (change(train_labels=lambda a: a * 0 + 2), "all labels are 2"),
+        (change(val_images=lambda a: a[:1], val_labels=lambda a: a[:1]), "val part: one image alone"),
     ],
 )
 def test_files_of_the_wrong_form(tmp_path, apply, words):
@@ -241,73 +304,10 @@ def test_course_split_keeps_the_first_images_of_each_class(tmp_path):
     assert torch.equal(cut.train[0], data.train[0])
 
 
-def test_course_split_is_for_octmnist_alone():
-    data = load_images("synthetic-oct")
-    small = dataclasses.replace(data, test=(data.test[0][:9], data.test[1][:9]))
+def test_course_split_is_for_octmnist_alone(synthetic):
+    small = dataclasses.replace(synthetic, test=tuple(tensor[:9] for tensor in synthetic.test))
     with pytest.raises(ValueError, match="course_test_split"):
         with_course_test_split(small)
-
-
-# --- image files -------------------------------------------------------------------------------------
-
-
-def test_an_image_of_the_right_form_is_read_unchanged(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "scan.png")
-    image, note = read_image(tmp_path / "scan.png", (1, 28, 28))
-    np.testing.assert_array_equal(image, pixels.reshape(1, 28, 28, 1))
-    assert note == ""
-
-
-@pytest.mark.parametrize("name", ["scan.jpg", "scan.bmp", "scan.gif", "scan.tif", "scan.webp"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])
-def test_any_common_format_and_mode_becomes_grey(tmp_path, name, mode):
-    image = Image.new("RGB", (90, 50), (200, 200, 200))
-    try:
-        image.convert(mode).save(tmp_path / name)
-    except (OSError, ValueError):
-        pytest.skip(f"{name} can't hold {mode}")
-    found, note = read_image(tmp_path / name, (1, 28, 28))
-    assert found.shape == (1, 28, 28, 1)
-    tolerance = 15 if mode == "P" else 6  # a palette of 216 colours has none nearer
-    assert np.abs(found.astype(int) - 200).max() <= tolerance
-    assert "90x50 to 28x28" in note
-
-
-def test_sixteen_bits_are_scaled_not_cut_off(tmp_path):
-    pixels = np.linspace(0, 65535, 784).reshape(28, 28).astype(np.uint16)
-    Image.fromarray(pixels).save(tmp_path / "deep.png")
-    found, note = read_image(tmp_path / "deep.png", (1, 28, 28))
-    np.testing.assert_allclose(found[0, :, :, 0], pixels / 257, atol=1)
-    assert "to L" in note
-
-
-def test_the_centre_is_cropped_and_the_orientation_kept(tmp_path):
-    pixels = np.zeros((28, 84, 3), np.uint8)
-    pixels[:, 28:56] = 255  # the middle third
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert read_image(tmp_path / "wide.png", (1, 28, 28))[0].min() > 250
-    top = Image.fromarray(np.vstack([np.full((14, 28), 255, np.uint8), np.zeros((14, 28), np.uint8)]))
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    top.save(tmp_path / "turned.png", exif=exif)
-    found = read_image(tmp_path / "turned.png", (1, 28, 28))[0][0, :, :, 0]
-    assert found[:14].max() == 0
-    assert found[14:].min() == 255
-
-
-def test_colour_networks_get_colour(tmp_path):
-    Image.new("RGB", (28, 28), (10, 20, 30)).save(tmp_path / "c.png")
-    assert read_image(tmp_path / "c.png", (3, 28, 28))[0][0, 0, 0].tolist() == [10, 20, 30]
-
-
-def test_what_is_no_image_is_refused(tmp_path):
-    (tmp_path / "text.png").write_text("hello")
-    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:1000])
-    for name in ("text.png", "cut.png", "missing.png", "."):
-        with pytest.raises((OSError, ValueError)):
-            read_image(tmp_path / name, (1, 28, 28))
 
 
 # --- real data ---------------------------------------------------------------------------------------
@@ -341,3 +341,70 @@ def test_real_mnist(tmp_path):
 def test_missing_mnist_says_what_to_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python download_octmnist.py --dataset mnist"):
         load_images("mnist", tmp_path)
+
+
+def idx(array, magic=None):
+    header = (magic or 0x800 + array.ndim, *array.shape)
+    return struct.pack(f">{len(header)}I", *header) + array.astype(np.uint8).tobytes()
+
+
+MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def mnist_files():
+    digits = [(np.arange(count) * 7 + 3) % 10 for count in (5040, 30)]
+    images = [np.broadcast_to((25 * labels)[:, None, None], (len(labels), 28, 28)) for labels in digits]
+    return dict(zip(MNIST_FILES, map(idx, (images[0], digits[0], images[1], digits[1])), strict=True))
+
+
+def write_mnist(root, files):
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, data in files.items():
+        (raw / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_files_are_read_plain_or_compressed(tmp_path, packed):
+    files = mnist_files()
+    write_mnist(tmp_path, {f"{name}.gz": gzip.compress(data) for name, data in files.items()} if packed else files)
+    data = load_images("mnist", tmp_path)
+    assert data.describe()["sizes"] == {"train": 40, "val": 5000, "test": 30}
+    images, labels = data.train
+    assert labels.tolist() == [(i * 7 + 3) % 10 for i in range(40)]
+    pixels = images[:, 0, 5, 9] * data.std[0] + data.mean[0]
+    np.testing.assert_allclose(pixels.numpy(), labels.numpy() * 25 / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        (0, lambda data: struct.pack(">I", 9999) + data[4:], "starts with 9999, not 2051"),
+        (0, lambda data: data[:-1], "claims 3,951,360 bytes, but it has 3,951,359"),
+        (0, lambda data: data + b"0", "but it has more"),
+        (0, lambda data: data[:4] + b"\xff" * 12 + data[16:], "expected at most"),
+        (0, lambda data: idx(np.zeros((5, 28, 28))), "5 training images of (28, 28) pixels, not MNIST's"),
+        (2, lambda data: idx(np.zeros((30, 14, 56))), "not MNIST's"),
+        (1, lambda data: data[:3], "requires a buffer"),
+        (1, lambda data: data[:-1] + b"\xc8", "labels run from 0 to 200"),
+        (1, lambda data: idx(np.zeros(5039)), "40 images but 39 labels"),
+        (3, lambda data: idx(np.zeros((30, 1))), "starts with 2050, not 2049"),
+    ],
+)
+def test_mnist_files_of_another_form_are_refused(tmp_path, file, change, words):
+    files = mnist_files()
+    write_mnist(tmp_path, files | {MNIST_FILES[file]: change(files[MNIST_FILES[file]])})
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        load_images("mnist", tmp_path)
+    assert f"delete {tmp_path / 'MNIST' / 'raw'} and run" in str(caught.value)
+
+
+def test_mnist_archives_that_are_damaged_or_grow_are_refused(tmp_path):
+    files = {f"{name}.gz": gzip.compress(data) for name, data in mnist_files().items()}
+    write_mnist(tmp_path, files)
+    path = tmp_path / "MNIST" / "raw" / f"{MNIST_FILES[0]}.gz"
+    bomb = gzip.compress(struct.pack(">4I", 2051, 5040, 28, 28) + bytes(2**27))
+    for data in (files[path.name][:-9], files[path.name][:-8] + bytes(8), b"<html>", bomb):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="is damaged or no file of MNIST's format"):
+            load_images("mnist", tmp_path)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from scipy.signal import correlate2d
 from sklearn.metrics import roc_auc_score
 
@@ -22,6 +23,7 @@ import image_data
 import q2_plots
 import q2_strong
 import records
+import saved_models
 import synthetic_data
 import utils
 from q2_config import RESULT_KEYS, Config, parse_config
@@ -223,12 +225,12 @@ def test_augmentation_changes_every_image_differently_and_keeps_the_shape():
 
 
 def test_defaults_are_the_homeworks():
-    config, images, _ = parse_config([], "")
+    config, prediction = parse_config([], "")
     assert config.settings() == {
         "dataset": "octmnist", "recipe": "homework", "epochs": 15, "batch_size": 8, "learning_rate": 0.01,
         "l2_decay": 0.0, "dropout": 0.7, "optimizer": "sgd", "no_maxpool": False, "seed": 0,
     }  # fmt: skip
-    assert images is None
+    assert prediction is None
 
 
 def test_flags_take_one_dash_or_two_and_make_the_trip_to_a_subprocess():
@@ -479,9 +481,11 @@ def test_ctrl_c_leaves_a_run_to_resume(tmp_path, data_root):
 # --- prediction --------------------------------------------------------------------------------------
 
 
+SHIPPED = records.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"
+
+
 def test_shipped_model_predicts_any_image_and_goes_on_after_a_bad_file(tmp_path, capsys):
-    shipped = records.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"
-    assert shipped.stat().st_size < 1_500_000
+    assert SHIPPED.stat().st_size < 1_500_000
     Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "colour.jpg")
     Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)).save(tmp_path / "exact.png")
     (tmp_path / "text.png").write_text("no image")
@@ -489,15 +493,51 @@ def test_shipped_model_predicts_any_image_and_goes_on_after_a_bad_file(tmp_path,
     assert q2.main(["--predict", *files]) == 2
     output = capsys.readouterr()
     assert len(output.err.splitlines()) == 2
-    assert "text.png: not an image file" in output.err
+    assert "text.png: not a picture" in output.err
     first, colour, exact = output.out.splitlines()
     assert "pneumoniamnist (real)" in first
-    assert "60x40 to 28x28" in colour
-    assert "RGB to L" in colour
-    assert "converted" not in exact
-    probabilities = [float(number) for number in re.findall(r" (0\.\d+|1\.000)", exact.partition(": ")[2])]
-    assert sum(probabilities) == pytest.approx(1, abs=0.002)
-    assert {"normal", "pneumonia"} <= set(re.findall(r"[a-z]+", exact))
+    assert colour.endswith("(colour to grey; 60x40 to 28x28)")
+    probabilities = dict(re.findall(r"(\w+) (\d\.\d+)", exact.partition(": ")[2]))
+    assert exact.endswith(list(probabilities.values())[-1])  # nothing was done to it, so there are no notes
+    assert sum(map(float, probabilities.values())) == pytest.approx(1, abs=0.002)
+    assert set(probabilities) == {"normal", "pneumonia"}
+
+
+def test_prediction_of_folders_and_patterns_as_json_lines(tmp_path, capsys):
+    for name in ("b.png", "a.png", "c.TIF", "sub/deep.png", "d[1].png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (30, 28), 99).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture, so a folder leaves it out")
+    (tmp_path / "empty").mkdir()
+    asked = [tmp_path, tmp_path / "**" / "[ad]*.png", tmp_path / "d[1].png", tmp_path / "empty", tmp_path / "*.gif"]
+    assert q2.main(["--json", "--predict", *map(str, asked)]) == 2
+    output = capsys.readouterr()
+    answers = [json.loads(line) for line in output.out.splitlines()]
+    folder, pattern = ["a.png", "b.png", "c.TIF", "d[1].png"], ["a.png", "d[1].png", "sub/deep.png"]
+    expected = [*folder, *pattern, "d[1].png", "empty", "*.gif"]
+    assert [Path(answer["file"]).relative_to(tmp_path).as_posix() for answer in answers] == expected
+    assert [answer["error"] for answer in answers[-2:]] == ["a folder without pictures", "No such file or directory"]
+    assert len(output.err.splitlines()) == 2
+    for answer in answers[:-2]:
+        assert sum(answer["probabilities"].values()) == pytest.approx(1)
+        assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
+        assert answer["notes"] == ["30x28 to 28x28"]
+    assert {(answer["checkpoint"], answer["source"]) for answer in answers} == {(SHIPPED.name, "real")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--json"], "--json goes with --predict"),
+        (["--checkpoint", "x"], "--checkpoint goes with --predict"),
+        (["--predict", "x.png", "--device", "mps"], "no mps device here: leave out --device, or use --device"),
+    ],
+)
+def test_flags_of_prediction_that_cannot_be_followed(flags, words, capsys):
+    if "mps" in flags and torch.backends.mps.is_available():
+        pytest.skip("the device is there")
+    assert q2.main(flags) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_prediction_refuses_what_is_no_checkpoint(tmp_path, capsys):
@@ -508,6 +548,56 @@ def test_prediction_refuses_what_is_no_checkpoint(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert str(path) in error
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return saved_models.read_weights(SHIPPED)
+
+
+HEADERS = {
+    "class_names": ([], ["normal"] * 3, [1, 2]),
+    "image_shape": ([], [1, 28], [1, 28, 28, 28], [2, 28, 28], [3, 28, 28], [1, 0, 28], [1, 10**9, 10**9]),
+    "mean": ([], [0.5, 0.5], [float("nan")], [10**400]),
+    "std": ([0], [-1.0], [0.5, 0.5], [float("inf")]),
+    "source": ("invented",),
+    "settings": ({}, []),
+}
+SETTINGS = {"recipe": ("other", "homework"), "epochs": (0, True), "dropout": (1.5,), "no_maxpool": (True, 1)}
+
+
+@pytest.mark.parametrize("key", [*HEADERS, *Config().settings()])
+def test_headers_that_describe_no_network_are_refused(tmp_path, shipped, key):
+    weights, entries = shipped
+    header, path = entries["model"], tmp_path / "changed.safetensors"
+
+    def broken(entry, values):
+        return [{name: entry[name] for name in entry if name != key}, *({**entry, key: v} for v in (None, "", *values))]
+
+    if key in HEADERS:
+        changed = broken(header, HEADERS[key])
+    else:
+        changed = [{**header, "settings": settings} for settings in broken(header["settings"], SETTINGS.get(key, ()))]
+        changed = [new for new in changed if not (key == "dataset" and new["settings"].get(key) == "")]
+    for new in [*changed, None, []]:
+        text = {"model": json.dumps(new)}
+        path.write_bytes(safetensors_bytes(weights, text))
+        with pytest.raises(ValueError, match=r"changed.safetensors is no checkpoint of this script") as caught:
+            q2.load_model(path)
+        assert len(str(caught.value)) < 300 + len(str(path))
+    path.write_bytes(safetensors_bytes(weights, {"model": json.dumps({**header, "more": 1})}))
+    assert q2.load_model(path)[1]["mean"] == header["mean"]
+
+
+def test_a_checkpoint_whose_answers_are_not_numbers_is_refused(tmp_path, shipped, capsys):
+    weights, entries = shipped
+    variance = next(name for name in weights if name.endswith("running_var"))
+    saved_models.write_weights(tmp_path / "odd.safetensors", weights | {variance: -weights[variance]}, entries)
+    Image.new("L", (28, 28), 99).save(tmp_path / "scan.png")
+    assert q2.main(["--predict", str(tmp_path / "scan.png"), "--checkpoint", str(tmp_path / "odd.safetensors")]) == 2
+    output = capsys.readouterr()
+    assert "output is not finite" in output.err
+    assert "nan" not in output.out
 
 
 # --- what is committed -------------------------------------------------------------------------------
