@@ -208,7 +208,7 @@ def test_an_archive_that_grows_far_beyond_the_official_one_is_refused(tmp_path):
     made = arrays(classes=2) | {"train_images": np.zeros((8 * official, 28, 28), np.uint8)}
     np.savez_compressed(tmp_path / "breastmnist.npz", **made)
     assert (tmp_path / "breastmnist.npz").stat().st_size < 50_000
-    with pytest.raises(ValueError, match="its arrays claim 4,9.* bytes, far more than the 4,892,160 expected"):
+    with pytest.raises(ValueError, match=r"its arrays claim 4,9.* bytes, far more than the 4,892,160 expected"):
         load_images("breastmnist", tmp_path)
 
 
