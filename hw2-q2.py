@@ -284,7 +284,7 @@ def predict_files(prediction: Prediction, device: str) -> int:
             answer = classify(model, header, path)
         except (OSError, ValueError) as error:
             answer, failed = {"error": getattr(error, "strerror", None) or " ".join(str(error).split())}, 2
-            print(f"hw2-q2.py: {path}: {answer['error']}", file=sys.stderr)
+            command_line.say(f"{path}: {answer['error']}")
         if prediction.json:
             print(json.dumps({"file": str(path), **answer, **origin}), flush=True)
         elif "error" not in answer:
