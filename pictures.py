@@ -72,11 +72,12 @@ def read_image(path: str | Path, image_shape: tuple[int, int, int]) -> tuple[np.
         image = image.transpose(UPRIGHT[decoded.orientation])
         notes.append("turned upright")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        opaque = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+        image = image.convert(f"{opaque}A")
         alpha = image.getchannel("A")
         if alpha.getextrema()[0] < 255:
             notes.append("transparent parts laid on black")
-        image = Image.composite(image.convert("RGB"), Image.new("RGB", image.size), alpha)
+        image = Image.composite(image.convert(opaque), Image.new(opaque, image.size), alpha)
     kind, wanted = COLOURS.get(image.mode, "colour"), "grey" if channels == 1 else "colour"
     notes += [f"{kind} to {wanted}"] if kind != wanted else []
     notes += [f"{image.width}x{image.height} to {width}x{height}"] if image.size != (width, height) else []
@@ -98,6 +99,8 @@ def _decode(path: Path) -> _Decoded:
                 # the second picture of a phone's JPEG is not a frame but an extra, such as a map of depths
                 frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
                 image.load()
+                if image.mode == "LAB":
+                    raise ValueError("LAB colours")
                 orientation = image.getexif().get(ORIENTATION, 1)
                 return _Decoded(image, *_samples_and_range(image, path), frames, orientation)
         except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
