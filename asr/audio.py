@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 from torchaudio.transforms import MelSpectrogram, Resample
 
+from asr.sound_files import LONGEST_SECONDS, UnusableSound, read_sound
+
 SAMPLE_RATE = 16000  # Hz, of everything that read_audio returns
-LOWEST_RATE = 4000  # Hz; below that there is no speech left to recognise
 DYNAMIC_RANGE = 8  # decades below the loudest point of a spectrogram that are kept, as in Whisper
 SILENCE = 1e-4  # of full scale, three steps of 16-bit sound: a clip that stays below holds no speech
 
@@ -31,6 +31,15 @@ class Features:
     hop_ms: float = 16.0
     mel_bins: int = 80
 
+    def __post_init__(self):
+        if self.sample_rate != SAMPLE_RATE:
+            raise ValueError(f"sample_rate is {self.sample_rate}, but sound is read at {SAMPLE_RATE} Hz")
+        if not 1 <= self.hop_ms <= self.window_ms <= 100:
+            raise ValueError(f"a hop of {self.hop_ms} ms and a window of {self.window_ms} ms: expected 1 to 100 ms, "
+                             "the hop no longer than the window")  # fmt: skip
+        if not 1 <= self.mel_bins <= self.window // 2:
+            raise ValueError(f"mel_bins is {self.mel_bins}, but must be 1 to {self.window // 2} for this window")
+
     @property
     def window(self) -> int:
         """Samples of a window."""
@@ -42,55 +51,21 @@ class Features:
         return round(self.sample_rate * self.hop_ms / 1000)
 
 
-class UnusableSound(ValueError):
-    """A sound file that can't be used; `problem` says why in a word or two."""
-
-    def __init__(self, path: str | Path, problem: str):
-        super().__init__(f"{path} is {problem}: replace it by a complete sound file (WAV, FLAC, OGG, MP3)")
-        self.problem = problem
+# --- sound -------------------------------------------------------------------------------------------
 
 
-# --- sound files -------------------------------------------------------------------------------------
+def read_audio(path: str | Path, longest_seconds: float = LONGEST_SECONDS) -> Tensor:
+    """A complete sound file as (samples,), float32, at 16 kHz; channels are averaged.
 
-
-def read_audio(path: str | Path) -> Tensor:
-    """Any sound file that soundfile reads, as (samples,), float32, at 16 kHz; channels are averaged.
-
-    Raises FileNotFoundError, or UnusableSound (a ValueError) for a file that is empty, truncated, unreadable, sampled
-    below 4 kHz, or holds a sample that is not finite.
+    Raises what `read_sound` raises, and UnusableSound where the file ends early.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no sound file {path}: check the name")
-    if path.stat().st_size == 0:
-        raise UnusableSound(path, "empty")
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, promised = file.samplerate, file.frames
-            channels = file.read(dtype="float32", always_2d=True)  # (samples, channels)
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw files need more arguments
-        raise UnusableSound(path, "unreadable") from error
-    if len(channels) < promised or _is_cut_wav(path):
+    samples, rate, complete = read_sound(path, longest_seconds)
+    if not complete:
         raise UnusableSound(path, "truncated")
-    if len(channels) == 0:
-        raise UnusableSound(path, "empty")
-    if rate < LOWEST_RATE:
-        raise UnusableSound(path, f"sampled below {LOWEST_RATE} Hz")
-    if not np.isfinite(channels).all():
-        raise UnusableSound(path, "not finite")
-    return _resample(torch.from_numpy(channels.mean(1)), rate)
+    return resample(torch.from_numpy(samples), rate)
 
 
-def _is_cut_wav(path: Path) -> bool:
-    """Whether a WAV file is shorter than its header says: libsndfile reads what is left without a word."""
-    with path.open("rb") as file:
-        header = file.read(8)
-    promised = int.from_bytes(header[4:], "little") + 8
-    # programs that write to a pipe promise about 2 or 4 GB, as they don't know; the last byte may be mere padding
-    return header[:4] == b"RIFF" and promised < 0x7FFF0000 and promised > path.stat().st_size + 1
-
-
-def _resample(samples: Tensor, rate: int) -> Tensor:
+def resample(samples: Tensor, rate: int) -> Tensor:
     """(samples,) at `rate` Hz -> (samples,) at 16 kHz."""
     if rate == SAMPLE_RATE:
         return samples
@@ -140,12 +115,7 @@ def clip_features(path: Path, features: Features, longest_seconds: float) -> tup
     """Features (T, F), float16, of one clip of a corpus, and "" or the reason why there are none (0, F)."""
     none = np.zeros((0, features.mel_bins), np.float16)
     try:
-        if soundfile.info(path).duration > longest_seconds:
-            return none, f"longer than {longest_seconds:g} s"  # seen before it is read: it may be hours
-    except (soundfile.SoundFileError, TypeError):
-        pass  # read_audio knows what is wrong
-    try:
-        samples = read_audio(path)
+        samples = read_audio(path, longest_seconds)
     except UnusableSound as error:
         return none, error.problem
     except OSError:
