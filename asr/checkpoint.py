@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
-import records
 from asr.audio import Features
 from asr.model import SpeechRecognizer
+from saved_models import check_like, read_weights, rebuild, write_weights
+
+WIDEST = 10_000  # hidden_dim of a checkpoint: more than any has
+EXAMPLE = {
+    "model": {"decoder": "lstm", "hidden_dim": 200, "num_heads": 2, "num_blocks": 4, "kernel": "softmax"},
+    "features": {"sample_rate": 16000, "window_ms": 25.0, "hop_ms": 16.0, "mel_bins": 80},
+}
 
 
 def save_model(path: str | Path, model: SpeechRecognizer, features: Features) -> None:
     """Write a model that was trained on `features`, its weights in float16."""
-    header = {"model": json.dumps(model.settings), "features": json.dumps(dataclasses.asdict(features))}
-    weights = {name: tensor.to("cpu", torch.float16).contiguous() for name, tensor in model.state_dict().items()}
-    records.write_file(path, safetensors.torch.save(weights, header))
+    weights = {name: tensor.to("cpu", torch.float16) for name, tensor in model.state_dict().items()}
+    write_weights(path, weights, {"model": model.settings, "features": dataclasses.asdict(features)})
 
 
 def load_model(path: str | Path) -> tuple[SpeechRecognizer, Features]:
     """A trained model in evaluation mode, and the features it was trained on.
 
-    Raises FileNotFoundError, or ValueError where the file is no checkpoint of a speech recogniser.
+    Raises FileNotFoundError, another OSError, or ValueError where the file is no checkpoint of a speech recogniser, or
+    holds weights that are not finite.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint {path}: train one with python -m asr train")
+    weights, header = read_weights(path)
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118, no dictionary
-        features = Features(**header["features"])
-        model = SpeechRecognizer(**header["model"], mel_bins=features.mel_bins)
-        model.load_state_dict(weights)
-    except Exception as error:  # safetensors, json and torch each raise their own
-        raise ValueError(f"{path} is no checkpoint of a speech recogniser: {type(error).__name__}") from error
-    return model.eval(), features
+        check_like(header, EXAMPLE)
+        settings, features = header["model"], Features(**header["features"])
+        if not (1 <= settings["hidden_dim"] <= WIDEST and 1 <= settings["num_heads"] <= WIDEST):
+            raise ValueError(f"hidden_dim or num_heads is not within 1 and {WIDEST}")
+        if not 1 <= settings["num_blocks"] <= len(weights):
+            raise ValueError(f"num_blocks is {settings['num_blocks']}, but there are {len(weights)} tensors")
+        model = rebuild(lambda: SpeechRecognizer(**settings, mel_bins=features.mel_bins), weights)
+    except (ValueError, TypeError) as error:  # TypeError: a setting that this version does not have
+        raise ValueError(
+            f"{path} is no checkpoint of a speech recogniser ({error}): train one with python -m asr train"
+        ) from error
+    return model, features

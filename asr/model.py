@@ -154,6 +154,8 @@ class SpeechRecognizer(nn.Module):
         kernel: str = "softmax",
     ):
         super().__init__()
+        if decoder not in DECODERS:
+            raise ValueError(f"unknown decoder {decoder!r}: expected one of {', '.join(DECODERS)}")
         # what rebuilds it, beside the features that it listens to
         self.settings = {
             "decoder": decoder,

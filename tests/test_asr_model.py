@@ -1,7 +1,9 @@
 """Question 3's networks and search, against formulas written out plainly."""
 
+import dataclasses
 import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from asr.model import (
 )
 from asr.text import EMPTY, MAX_TOKENS, START, STOP, VOCABULARY
 from attention import Block, MultiHeadAttention, SubBlock
+from saved_models import write_weights
 
 
 @pytest.fixture(autouse=True)
@@ -391,7 +394,27 @@ def test_what_is_no_checkpoint_is_refused(small_model, tmp_path):
     (tmp_path / "text.safetensors").write_text("no weights")
     with pytest.raises(ValueError, match=r"text\.safetensors is no checkpoint"):
         load_model(tmp_path / "text.safetensors")
-    small_model.settings["hidden_dim"] = 32
-    save_model(tmp_path / "other.safetensors", small_model, Features(mel_bins=8))
-    with pytest.raises(ValueError, match="is no checkpoint"):
-        load_model(tmp_path / "other.safetensors")
+    with torch.no_grad():
+        small_model.ctc_head.bias[0] = torch.nan
+    save_model(tmp_path / "nan.safetensors", small_model, Features(mel_bins=8))
+    with pytest.raises(ValueError, match=r"nan\.safetensors holds weights that are not finite"):
+        load_model(tmp_path / "nan.safetensors")
+
+
+HUGE = {"hidden_dim": 10**9, "num_heads": 0, "num_blocks": 10**8, "mel_bins": 10**9, "window_ms": 1e9, "hop_ms": 0.01}
+
+
+@pytest.mark.parametrize("value", [None, "x", [], -1, 1e300, "huge", "missing"])
+def test_a_header_is_checked_whole_before_memory_is_taken(small_model, tmp_path, value):
+    path = tmp_path / "m.safetensors"
+    parts = {"model": small_model.settings, "features": dataclasses.asdict(Features(mel_bins=8))}
+    for part, settings in parts.items():
+        for name in settings:
+            changed = settings | {name: HUGE.get(name, 10**9) if value == "huge" else value}
+            if value == "missing":
+                del changed[name]
+            write_weights(path, small_model.state_dict(), parts | {part: changed})
+            start = time.perf_counter()
+            with pytest.raises(ValueError, match=r"m\.safetensors is no checkpoint of a speech recogniser \("):
+                load_model(path)
+            assert time.perf_counter() - start < 1  # a network of that size is never built
