@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import struct
 import sys
@@ -29,9 +31,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from asr import audio
+from asr import audio, sound_files
 from asr.audio import Features, clip_features
-from asr.text import EMPTY, MAX_TOKENS, encode, normalise
+from asr.text import EMPTY, MAX_TOKENS, encode, normalise, visible
+from command_line import end_with_parent
 from records import locked
 from utils import derived_seed, is_main_process
 
@@ -141,19 +144,23 @@ def read_metadata(root: str | Path) -> list[tuple[str, str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}): fetch it with `python download_ljspeech.py`") from error
     # not splitlines(), which also cuts at characters that a transcript may hold
-    lines = [line.rstrip("\r").split("|") for line in text.split("\n") if line.strip()]
-    if not lines:
+    lines = [line.split("|") for line in re.split(r"\r\n?|\n", text)]
+    rows = [(visible(line[0]).strip(), normalise(line[2]) if len(line) > 2 else "") for line in lines]
+    rows = [row for row, line in zip(rows, lines, strict=True) if row[0] or len(line) > 1]
+    if not rows:
         raise ValueError(f"{path} has no line, but should have one per clip: run `python download_ljspeech.py`")
-    return [(line[0], normalise(line[2]) if len(line) > 2 else "") for line in lines]
+    return rows
 
 
 def split(rows: list[tuple[str, str]], present: set[str]) -> tuple[dict[str, list[int]], str]:
     """Which rows are whose, and that in words: the homework's cut where all of LJ Speech is present.
 
-    Otherwise 71, 10 and 19 % of the rows whose clip is in `present`, in their order.
+    Otherwise 71, 10 and 19 % of the rows whose clip is in `present`, in their order. A clip that is listed twice is
+    counted where it comes first.
     """
-    there = [row for row, (clip, _) in enumerate(rows) if clip in present]
-    if len(there) == len(rows) == FULL_SIZE:
+    first = {clip: row for row, (clip, _) in reversed(list(enumerate(rows)))}
+    there = sorted(row for clip, row in first.items() if clip in present)
+    if len(there) == len(first) == FULL_SIZE:
         cuts, words = FULL_CUTS, "rows 0-9824, 9825-10479 and 10480-13099, as in the homework"
     else:  # rounded half up
         train, validation = ((percent * len(there) + 50) // 100 for percent in (71, 10))
@@ -255,20 +262,24 @@ def _cached_features(jobs, root, features, folder, workers, longest) -> tuple[np
     path, key = folder / f"{root.name}-{name}.features", _cache_key(jobs, features, longest)
     loaded = _read_cache(path, key, features.mel_bins)
     if loaded is None:
+        with _naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with locked(path):  # several processes or runs: one of them computes, the others wait for it
             loaded = _read_cache(path, key, features.mel_bins)
             if loaded is None:
                 _write_cache(path, key, _compute(jobs, root.name, features, workers, longest))
                 loaded = _read_cache(path, key, features.mel_bins)
     if loaded is None:
-        raise ValueError(f"{path} can't be read back: check the disk, or choose another cache folder")
+        raise ValueError(f"{path} can't be read back: check the disk, or choose another folder with --cache")
     return loaded
 
 
 def _cache_key(jobs: list[Path], features: Features, longest: float) -> str:
     """Changes with the settings, with the code that computes features, and with any file's name, size or time."""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in jobs]
-    code = hashlib.sha256(Path(audio.__file__).read_bytes()).hexdigest()
+    code = hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in (audio, sound_files))).hexdigest()
     return hashlib.sha256(json.dumps([dataclasses.asdict(features), longest, code, stats]).encode()).hexdigest()
 
 
@@ -278,7 +289,7 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise OSError(f"cannot write {path} ({reason}): make room, or choose another cache folder") from error
+        raise OSError(f"cannot write {path} ({reason}): make room, or choose another folder with --cache") from error
 
 
 def _compute(jobs, name, features, workers, longest) -> Iterator[tuple[np.ndarray, str]]:
@@ -291,15 +302,16 @@ def _compute(jobs, name, features, workers, longest) -> Iterator[tuple[np.ndarra
         return
     # spawn: a forked child of a process in which PyTorch has threads may hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as pool:
         try:
             yield from progress(pool.map(compute, jobs, chunksize=16))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def _start_worker(parent: int) -> None:
     """One thread each; Ctrl-C is for the parent, which then waits for the clips in hand only."""
+    end_with_parent(parent)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

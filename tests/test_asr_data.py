@@ -46,6 +46,7 @@ def test_vocabulary():
         ("\u4e2d \U0001f600 & / *", "# # # # #"),
         ("  a\t b\r\n\u00a0c  ", "a b c"),
         ("what?", "what?"),
+        ("so\u00adlid zero\u200bwidth \ufeffmark \u2764\ufe0f", "solid zerowidth mark #"),
         ('"!"', ""),
     ],
 )
@@ -272,11 +273,14 @@ def parts(corpus):
 def test_metadata_by_hand(tmp_path):
     lines = ['A|"one|"One', "B|x|It's", "C|only two", "", "D|x|", "E|a|b\u2028c\x0bd", 'F|x|y"|more']
     expected = [("A", "one"), ("B", "its"), ("C", ""), ("D", ""), ("E", "b c d"), ("F", "y")]
-    for end in ("\n", "\r\n"):
+    for end in ("\n", "\r", "\r\n"):
         (tmp_path / "metadata.csv").write_bytes(end.join(lines).encode())
         assert read_metadata(tmp_path) == expected
     (tmp_path / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + end.join(lines).encode())
     assert read_metadata(tmp_path) == expected
+    invisible = "\n".join(["\ufeffA|x|one", " B\u200b |x|it\u00ads", "\ufeff", "C"])
+    (tmp_path / "metadata.csv").write_text(invisible)
+    assert read_metadata(tmp_path) == [("A", "one"), ("B", "its"), ("C", "")]
 
 
 @pytest.mark.parametrize(("content", "kind"), [(None, FileNotFoundError), (b"\r\n", ValueError), (b"\xff", ValueError)])
@@ -308,6 +312,18 @@ def test_the_homeworks_split_of_the_whole_and_a_share_of_the_rest():
         assert min(map(len, members.values())) >= 1
         assert abs(len(members["train"]) - 0.71 * n) <= 0.5
         assert abs(len(members["validation"]) - 0.10 * n) <= 0.5
+
+
+@pytest.mark.parametrize("size", [100, 13100])
+def test_a_row_that_is_given_twice_does_not_move_the_split(size):
+    rows = [(str(i), "x") for i in range(size)]
+    clips = {clip for clip, _ in rows}
+    once, words = split(rows, clips)
+    twice = [rows[0], *rows[:50], rows[7], rows[3], *rows[50:], rows[-1]]
+    members, same_words = split(twice, clips)
+    assert same_words == words
+    for part in once:
+        assert [twice[row] for row in members[part]] == [rows[row] for row in once[part]]
 
 
 def test_a_corpus_from_start_to_end(corpus_dir, capsys):
@@ -378,6 +394,25 @@ def test_each_bad_clip_is_left_out_and_counted_in_one_line(tmp_path, capsys):
             assert features.isfinite().all()
     load(root, longest_seconds=2)  # and the same from the cache
     assert capsys.readouterr().err == error
+
+
+def test_an_odd_clip_or_row_does_not_stop_a_corpus(corpus_dir, capsys):
+    wavs = corpus_dir / "wavs"
+    soundfile.write(wavs / "C000.wav", noise(0.5, 8000), 8000, "GSM610")  # read: libsndfile can't seek in it
+    data = bytearray((wavs / "C001.wav").read_bytes())
+    data[24:28] = struct.pack("<I", 10**9)
+    (wavs / "C001.wav").write_bytes(data)
+    soundfile.write(wavs / "C002.wav", noise(0.5), 22050, format="FLAC")
+    data = bytearray((wavs / "C002.wav").read_bytes())
+    data[21:26] = b"\x0f\xff\xff\xff\xff"  # 2^36 - 1 samples
+    (wavs / "C002.wav").write_bytes(data)
+    soundfile.write(corpus_dir / "outside.wav", noise(), 22050)
+    with (corpus_dir / "metadata.csv").open("a") as file:
+        file.write("../outside|x|never opened\n../wavs/C003|x|nor this\n")
+    corpus = load(corpus_dir)
+    assert sorted(clip for part in parts(corpus) for clip in part.ids) == ["C000", *(f"C{i:03}" for i in range(3, 12))]
+    error = capsys.readouterr().err
+    assert "10 of 14 clips used: 2 missing, 1 sampled above 384000 Hz, 1 damaged; split" in error
 
 
 def test_a_part_without_clips_is_refused(corpus_dir):
