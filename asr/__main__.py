@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+# the repository's modules come before those of the working folder, which may have a utils.py of its own
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
 import argparse
-import sys
+import json
 from functools import partial
-from pathlib import Path
 
 import records
 
 SHIPPED = records.ROOT / "checkpoints" / "ljspeech-345-tuned-lstm.safetensors"
+CACHE = "data/features"
 SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Damerau-Levenshtein"}
 ERROR_RATES = {"wer": "WER", "cer": "CER"}  # the share of wrong words, of wrong characters
 
@@ -46,6 +52,7 @@ def add_training_flags(parser: command_line.ArgumentParser) -> None:
     flag("mixed_precision", "auto (default): bf16 where the device computes in it; no; or bf16",
          choices=("auto", "no", "bf16"))  # fmt: skip
     flag("out", "folder for results and checkpoints (runs)")
+    flag("cache", f"folder for features of sound ({CACHE})", metavar="DIR")
     flag("name", "name of the run (corpus-decoder-seed)")
     flag("resume", "go on from the checkpoint of the same command", action="store_true")
     flag("overwrite", "replace a run of the same name with other settings or data", action="store_true")
@@ -69,14 +76,18 @@ def build_parser() -> command_line.ArgumentParser:
     add_search_flags(evaluate, beam=1, ctc_weight=0.0)  # the decoder alone
     evaluate.add_flag("data", default="data/LJSpeech-1.1", metavar="DIR", help="a corpus in LJ Speech's layout")
     evaluate.add_flag("part", default="test", choices=("train", "validation", "test"), help="part of it (test)")
-    evaluate.add_flag("ctc", action="store_true", help="listen with the encoder's CTC head alone, without the decoder")
+    evaluate.add_flag("ctc", action="store_true", help="read off the encoder's CTC head alone, without the decoder")
     text = "score JOIN neighbouring clips after one another as one: longer than any in training (1)"
     evaluate.add_flag("join", type=int, default=1, help=text)
     evaluate.add_flag("overwrite", action="store_true", help="replace another model's or corpus's result of that name")
     evaluate.add_flag("out", default="runs", help="folder for the result file (runs)")
+    evaluate.add_flag("cache", default=CACHE, metavar="DIR", help=f"folder for features of sound ({CACHE})")
     transcribe = commands.add_parser("transcribe", help="write down what is said in sound files")
-    transcribe.add_argument("files", nargs="+", metavar="FILE", help="anything soundfile reads, of any rate")
-    add_search_flags(transcribe, beam=8, ctc_weight=0.3)  # what hears best
+    text = "sound files of any kind and rate, folders of them, and patterns ('*.wav')"
+    transcribe.add_argument("files", nargs="+", metavar="FILE", help=text)
+    add_search_flags(transcribe, beam=8, ctc_weight=0.3)  # with the fewest errors
+    transcribe.add_flag("timestamps", action="store_true", help="a line for each piece of a file, with its time")
+    transcribe.add_flag("json", action="store_true", help="for programs: a JSON object on each line, one per file")
     return parser
 
 
@@ -116,7 +127,7 @@ def run_evaluate(args: dict) -> None:
     from asr.generate import ctc_greedy, search
 
     model, features = load_model(args["checkpoint"])
-    corpus = load_corpus(args["data"], features)
+    corpus = load_corpus(args["data"], features, args["cache"])
     part = getattr(corpus, args["part"]).joined(args["join"])
     limit = model.decoder.longest(args["join"])
     listen = ctc_greedy if args["ctc"] else search(args["beam"], args["ctc_weight"], limit)
@@ -143,13 +154,43 @@ def run_evaluate(args: dict) -> None:
     print(path)
 
 
-def run_transcribe(args: dict) -> None:
+def run_transcribe(args: dict) -> int:
+    """Print what is said in each file; returns 2 if one of them could not be read."""
     from asr.checkpoint import load_model
-    from asr.transcribe import transcribe
+    from asr.transcribe import SUFFIXES, transcribe
 
     model, features = load_model(args["checkpoint"])
-    for path in args["files"]:
-        print(f"{path}: {transcribe(model, features, path, args['beam'], args['ctc_weight'])}", flush=True)
+
+    def show(path: Path) -> None:
+        try:
+            transcript = transcribe(model, features, path, args["beam"], args["ctc_weight"])
+        except (OSError, ValueError) as error:
+            if args["json"]:
+                print(json.dumps({"file": str(path), "error": command_line.reason(error)}), flush=True)
+            raise
+        for note in transcript.notes:
+            command_line.say(f"note: {path}: {note}")
+        print(written(path, transcript, args), flush=True)
+
+    return command_line.for_each(command_line.find_files(args["files"], SUFFIXES), show)
+
+
+def written(path: Path, transcript, args: dict) -> str:
+    """A transcript as it is printed."""
+    if args["json"]:
+        segments = [segment._asdict() for segment in transcript.segments]
+        answer = {"file": str(path), "text": transcript.text, "segments": segments, "notes": transcript.notes}
+        return json.dumps(answer)
+    if args["timestamps"]:
+        times = (f"[{clock(start)} - {clock(stop)}] {text}" for start, stop, text in transcript.segments)
+        return "\n".join([f"{path}:", *times])
+    return f"{path}: {transcript.text}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as in 00:03.2."""
+    tenths = round(seconds * 10)
+    return f"{tenths // 600:02}:{tenths % 600 // 10:02}.{tenths % 10}"
 
 
 def check_search(args: dict) -> None:
@@ -161,12 +202,12 @@ def check_search(args: dict) -> None:
 
 
 @partial(command_line.entry_point, several_processes=True)
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int | None:
     args = vars(build_parser().parse_args(argv))
     if args["command"] != "train":
         command_line.refuse_launch(f"asr {args['command']}")
         check_search(args)
-    {"train": run_train, "evaluate": run_evaluate, "transcribe": run_transcribe}[args.pop("command")](args)
+    return {"train": run_train, "evaluate": run_evaluate, "transcribe": run_transcribe}[args.pop("command")](args)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class Config:
     device: str = "auto"
     mixed_precision: str = "auto"
     out: str = "runs"
+    cache: str = "data/features"
     name: str | None = None
     resume: bool = False
     overwrite: bool = False
@@ -95,7 +96,7 @@ class Config:
 
     def settings(self) -> dict:
         """What the trained weights depend on."""
-        elsewhere = ("data", "device", "out", "name", "resume", "overwrite", "tensorboard")
+        elsewhere = ("data", "device", "out", "cache", "name", "resume", "overwrite", "tensorboard")
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in elsewhere}
         names = {
             "corpus": corpus_name(self.data),
@@ -367,8 +368,8 @@ def all_settings(config: Config, rehearsed: Corpus | None) -> dict:
 
 def run(config: Config) -> dict:
     """Train, then evaluate the kept epoch on validation and, once, on the test part ({} in torchrun's others)."""
-    corpus = load_corpus(config.data, config.features)
-    rehearsed = load_corpus(config.rehearse, config.features) if config.rehearse else None
+    corpus = load_corpus(config.data, config.features, config.cache)
+    rehearsed = load_corpus(config.rehearse, config.features, config.cache) if config.rehearse else None
     head = {
         "question": "q3",
         "run": config.run_name,

@@ -26,7 +26,7 @@ from asr.data import load_corpus
 from asr.metrics import score
 from asr.model import SpeechRecognizer
 from asr.text import EMPTY, START, STOP, UNKNOWN, VOCABULARY
-from asr.transcribe import cut_at_pauses, transcribe
+from asr.transcribe import cut_at_pauses
 from synthetic_speech import write_corpus
 
 SMALL = ["--hidden_dim", "16", "--num_blocks", "1", "--batch_size", "8", "--device", "cpu"]
@@ -542,16 +542,6 @@ def test_transcribe_reads_any_rate_and_several_files(trained, corpus_dir, tmp_pa
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in lines] == [str(source), str(tmp_path / "stereo.flac")]
     assert lines[0].split(": ", 1)[1] == lines[1].split(": ", 1)[1]
-
-
-def test_transcribe_joins_the_pieces_of_a_long_recording(monkeypatch, tmp_path):
-    heard = []
-    listen = lambda model, batch, lengths: heard.append(lengths) or [[9, 10], [11]]  # noqa: E731
-    monkeypatch.setattr("asr.transcribe.search", lambda beam, ctc_weight: listen)
-    soundfile.write(tmp_path / "long.wav", np.random.default_rng(0).normal(size=16000 * 15) * 0.1, 16000)
-    assert transcribe(None, Features(), tmp_path / "long.wav") == "ab c"
-    assert len(heard[0]) == 2
-    assert heard[0].sum().item() == pytest.approx(15 / 0.016, abs=4)  # frames of 16 ms
 
 
 def test_log_mel_of_what_transcribe_hears_is_what_training_saw(corpus_dir):
