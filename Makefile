@@ -72,6 +72,7 @@ benchmark: .venv/installed-benchmark ## speed against peers and the course's way
 	$(RUN) q1_plots.py results/q1/*.json --out plots
 	$(RUN) benchmarks/q2_training.py --out results
 	$(RUN) benchmarks/q3_throughput.py --out results
+	$(RUN) benchmarks/q3_silence.py --out results
 
 ## Publish
 

@@ -34,6 +34,7 @@ KEYS = {  # what the files hold that are no training, comparison or speech
         *ratio_keys(THROUGHPUT), "metrics.transcription.beyond_imports.median:number", "config.clips:number",
         "config.hop_ms:number", "config.mixed_precision:text", "data.name:text", "data.source:text",
     ),
+    "q3/silence": ("metrics.error_rates.plain.greedy.cer:number", "config.clips:number", "data.source:text"),
 }  # fmt: skip
 
 
@@ -241,4 +242,5 @@ Q3_JOINED = tuple(
     )
     for join, count in ((2, "two"), (3, "three"))
 )
+Q3_SILENCE = Run("silence around speech (real speech)", "q3/silence", "python benchmarks/q3_silence.py")
 Q3_SPEED = Run("training and transcription, timed (real speech)", "q3/throughput", "python benchmarks/q3_throughput.py")

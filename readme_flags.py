@@ -24,6 +24,7 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "q3_plots.py": "q3_plots",
     "benchmarks/q1_attention.py": "benchmarks.q1_attention",
     "benchmarks/q2_training.py": "benchmarks.q2_training",
+    "benchmarks/q3_silence.py": "benchmarks.q3_silence",
     "benchmarks/q3_throughput.py": "benchmarks.q3_throughput",
 }
 FOLDERS = (".", "asr", "report", "benchmarks")

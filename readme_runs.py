@@ -268,6 +268,6 @@ def speed_row(row: dict, unit: str, digits: int) -> list[str]:
 
 def speed_files(root: Path) -> str:
     """The benchmarks of training and transcription, and where their numbers are."""
-    runs = (catalogue.Q2_SPEED, catalogue.Q3_SPEED)
+    runs = (catalogue.Q2_SPEED, catalogue.Q3_SPEED, catalogue.Q3_SILENCE)
     rows = [row[:3] for row in run_rows(root, runs)]
     return f"{table(['benchmark', 'result', 'time'], rows)}\n\n{bash(run.command for run in runs)}"
