@@ -404,7 +404,7 @@ def test_an_odd_clip_or_row_does_not_stop_a_corpus(corpus_dir, capsys):
     (wavs / "C001.wav").write_bytes(data)
     soundfile.write(wavs / "C002.wav", noise(0.5), 22050, format="FLAC")
     data = bytearray((wavs / "C002.wav").read_bytes())
-    data[21:26] = b"\x0f\xff\xff\xff\xff"  # 2^36 - 1 samples
+    data[21:26] = bytes([data[21] | 0x0F, 255, 255, 255, 255])  # 2^36 - 1 samples
     (wavs / "C002.wav").write_bytes(data)
     soundfile.write(corpus_dir / "outside.wav", noise(), 22050)
     with (corpus_dir / "metadata.csv").open("a") as file:
