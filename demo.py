@@ -193,7 +193,7 @@ def trained_recogniser(out: Path) -> Section:
     for number, (text, voice) in enumerate(SENTENCES, start=1):
         clip = f"sentence-{number}"
         speak_into(folder, Sentence(clip, text, voice, rate=130, pitch=65, loudness=0.6))
-        written = transcribe(model, features, folder / f"{clip}.wav")
+        written = transcribe(model, features, folder / f"{clip}.wav").text
         transcripts.append({"clip": clip, "voice": voice, "said": normalise(text), "heard": written})
     scores = score(*([each[side] for each in transcripts] for side in ("said", "heard")))
     result = {
