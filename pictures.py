@@ -15,8 +15,12 @@ How bright a picture is follows from these rules, in this order:
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
+import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,18 +75,37 @@ def read_image(path: str | Path, image_shape: tuple[int, int, int]) -> tuple[np.
     if decoded.orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[decoded.orientation])
         notes.append("turned upright")
+    size = image.size
     if image.has_transparency_data:
         opaque = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
         image = image.convert(f"{opaque}A")
-        alpha = image.getchannel("A")
-        if alpha.getextrema()[0] < 255:
+        if image.getchannel("A").getextrema()[0] == 255:
+            image = image.convert(opaque)
+        else:  # colours multiplied by their alpha are those laid on black
             notes.append("transparent parts laid on black")
-        image = Image.composite(image.convert(opaque), Image.new(opaque, image.size), alpha)
+            image = ImageOps.fit(image.convert(f"{opaque}a"), (width, height), Image.Resampling.BICUBIC)
+            image = Image.merge(opaque, image.split()[:-1])
     kind, wanted = COLOURS.get(image.mode, "colour"), "grey" if channels == 1 else "colour"
     notes += [f"{kind} to {wanted}"] if kind != wanted else []
-    notes += [f"{image.width}x{image.height} to {width}x{height}"] if image.size != (width, height) else []
+    notes += [f"{size[0]}x{size[1]} to {width}x{height}"] if size != (width, height) else []
     image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BICUBIC)
     return np.array(image).reshape(1, height, width, channels), notes
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what decoders in C print off stderr: a damaged file is one line there, ours. And no warnings."""
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")  # of oddities that do no harm
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with contextlib.suppress(OSError):  # where there is no stderr
+            sys.stderr.flush()
+            stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, stderr)
+            stack.callback(os.dup2, stderr, 2)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+        yield
 
 
 def _decode(path: Path) -> _Decoded:
@@ -91,26 +114,23 @@ def _decode(path: Path) -> _Decoded:
         raise ValueError(f"larger than {LARGEST_FILE / 2**30:.0f} GiB: save it smaller")
     if not path.is_file():
         raise ValueError("a folder without pictures" if path.is_dir() else "not a file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of oddities that do no harm
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                # the second picture of a phone's JPEG is not a frame but an extra, such as a map of depths
-                frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-                image.load()
-                if image.mode == "LAB":
-                    raise ValueError("LAB colours")
-                orientation = image.getexif().get(ORIENTATION, 1)
-                return _Decoded(image, *_samples_and_range(image, path), frames, orientation)
-        except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            unknown = f"not a picture of the formats {', '.join(FORMATS)}, or damaged: save it again, as a PNG"
-            large = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: crop it, or save it smaller"
-            raise ValueError(unknown if isinstance(error, UnidentifiedImageError) else large) from None
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file makes the decoders raise whatever they come upon
-            raise ValueError(f"damaged, or of an unknown kind ({error}): save it again, as a PNG") from error
+    try:
+        with _quiet(), Image.open(path, formats=FORMATS) as image:
+            # the second picture of a phone's JPEG is not a frame but an extra, such as a map of depths
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            image.load()
+            if image.mode == "LAB":
+                raise ValueError("LAB colours")
+            orientation = image.getexif().get(ORIENTATION, 1)
+            return _Decoded(image, *_samples_and_range(image, path), frames, orientation)
+    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        unknown = f"not a picture of the formats {', '.join(FORMATS)}, or damaged: save it again, as a PNG"
+        large = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: crop it, or save it smaller"
+        raise ValueError(unknown if isinstance(error, UnidentifiedImageError) else large) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes the decoders raise whatever they come upon
+        raise ValueError(f"damaged, or of an unknown kind ({error}): save it again, as a PNG") from error
 
 
 def _samples_and_range(image: Image.Image, path: Path) -> tuple[np.ndarray | None, list[tuple[float, float]], bool]:
