@@ -107,7 +107,9 @@ def _mono_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     """Blocks (samples,) of the mean of all channels."""
     frames = max(1, BLOCK // file.channels)
     while len(block := file.read(frames, dtype="float32", always_2d=True)):  # (frames, channels)
-        yield block.mean(1)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found later
+            mean = block.mean(1)
+        yield mean
 
 
 # --- files made of chunks: a name, a size, content ---------------------------------------------------

@@ -5,15 +5,23 @@ memory. To add one, add a row to READERS.
 import importlib
 import io
 import random
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
+import asr.data
 import records
+from asr.__main__ import SHIPPED
+from asr.checkpoint import load_model
+from asr.data import read_metadata
+from asr.sound_files import read_sound
+from asr.text import VOCABULARY
 from image_data import read_idx, read_npz
 from pictures import read_image
 
@@ -49,6 +57,57 @@ def grey_image(path):
     assert pixels.shape == (1, 28, 28, 1)
 
 
+def sound(name, sample=None):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.random.default_rng(0).normal(size=(8000, 2)) / 10, 8000, sample, format=name)
+    return buffer.getvalue()
+
+
+def heard(path):
+    samples, rate, _ = read_sound(path)
+    assert samples.dtype == np.float32
+    assert np.isfinite(samples).all()
+    assert len(samples)
+    assert 4000 <= rate <= 384_000
+
+
+def metadata():
+    return "".join(f"C{i:03}|It's number {i}.|its number {i}.\r\n" for i in range(60)).encode()
+
+
+def rows(path):
+    path.rename(path.with_name("metadata.csv"))
+    for clip, text in read_metadata(path.parent):
+        assert set(text) <= set(VOCABULARY)
+        assert "|" not in clip
+
+
+CACHED = (
+    (np.zeros((40, 8), np.float16), ""),
+    (np.zeros((0, 8), np.float16), "empty"),
+    (np.ones((30, 8), np.float16), ""),
+)
+
+
+def cache():
+    with tempfile.TemporaryDirectory() as folder:
+        asr.data._write_cache(Path(folder) / "cache", "key", iter(CACHED))
+        return (Path(folder) / "cache").read_bytes()
+
+
+def cached(path):
+    """A damaged cache is as good as none."""
+    loaded = asr.data._read_cache(path, "key", 8)
+    if loaded is None:
+        raise ValueError
+    np.testing.assert_array_equal(loaded[0], np.concatenate([frames for frames, _ in CACHED]))
+
+
+def load_recogniser(path):
+    model, features = load_model(path)
+    assert model.encoder(torch.zeros(1, 4, features.mel_bins), torch.tensor([4])).encoded.isfinite().all()
+
+
 FRAMES = {"save_all": True, "append_images": [Image.fromarray(255 - GREY)]}
 READERS = {  # name: (suffix, a whole file, its reader)
     "npz": (".npz", archive, lambda path: read_npz(path, ["images", "labels"], 100_000)),
@@ -60,6 +119,18 @@ READERS = {  # name: (suffix, a whole file, its reader)
     "gif": (".gif", lambda: picture(GREY, "GIF", **FRAMES), grey_image),
     "jpeg": (".jpg", lambda: picture(GREY, "JPEG"), grey_image),
     "classifier": (".safetensors", CLASSIFIER.read_bytes, load_classifier),
+    "recogniser": (".safetensors", SHIPPED.read_bytes, load_recogniser),
+    "wav": (".wav", lambda: sound("WAV", "PCM_16"), heard),
+    "wav, float": (".wav", lambda: sound("WAV", "FLOAT"), heard),
+    "wav, adpcm": (".wav", lambda: sound("WAV", "IMA_ADPCM"), heard),
+    "aiff": (".aiff", lambda: sound("AIFF", "PCM_24"), heard),
+    "caf": (".caf", lambda: sound("CAF", "ALAC_16"), heard),
+    "flac": (".flac", lambda: sound("FLAC", "PCM_16"), heard),
+    "ogg": (".ogg", lambda: sound("OGG", "VORBIS"), heard),
+    "opus": (".opus", lambda: sound("OGG", "OPUS"), heard),
+    "mp3": (".mp3", lambda: sound("MP3", "MPEG_LAYER_III"), heard),
+    "metadata.csv": (".csv", metadata, rows),
+    "features": (".features", cache, cached),
 }
 
 
