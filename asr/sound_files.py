@@ -43,6 +43,8 @@ def read_sound(path: str | Path, longest_seconds: float = LONGEST_SECONDS) -> So
     has, or that holds a sample that is not finite.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"there is no sound file in {path}: name a folder that has some")
     if not path.is_file():
         raise FileNotFoundError(f"there is no sound file {path}: check the name")
     chunk = _sound_chunk(path)

@@ -123,7 +123,7 @@ def transcribe(
         for start in range(0, len(pieces), BATCH):
             batch = pieces[start : start + BATCH]
             texts = recognise([piece.sound for piece in batch], model, features, beam, ctc_weight)
-            spans = [(piece.start / features.sample_rate, piece.stop / features.sample_rate) for piece in batch]
+            spans = [[round(edge / features.sample_rate, 3) for edge in (piece.start, piece.stop)] for piece in batch]
             segments += [Segment(*span, text) for span, text in zip(spans, texts, strict=True)]
             progress.update(len(batch))
     return Transcript(segments, notes)

@@ -121,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_flag("clips", type=int, default=None, help="the first CLIPS clips of its test part only (all)")
     parser.add_flag("out", default=Config.out, help="folder of the result file (runs)")
     config = Config(**vars(parser.parse_args(argv)))
+    (Path(config.out) / "q3").mkdir(parents=True, exist_ok=True)  # fails now, not after minutes
     result = run(config)
     path = records.save_results(config.out, result)
     for name, rates in result["metrics"]["error_rates"].items():

@@ -43,6 +43,7 @@ COMMANDS = {
     "q2_shift.py": [("--out", NOWHERE), ("--out", FILE)],
     "benchmarks/q1_attention.py": [("--out", FILE)],
     "benchmarks/q2_training.py": [("--out", FILE)],
+    "benchmarks/q3_silence.py": [("--data", NOWHERE), ("--data", FILE)],
     "benchmarks/q3_throughput.py": [("--data", NOWHERE), ("--data", FILE)],
     "readme_table.py": [],
     "report/make_tables.py": [],

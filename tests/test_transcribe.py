@@ -207,7 +207,7 @@ def test_folders_and_patterns_with_times_and_for_programs(recordings, spoken, ca
     assert last.endswith("] piece 4")
     assert main(["transcribe", str(recordings / "?.wav"), str(recordings / "none.wav"), "--json"]) == 2
     a, c, none = map(json.loads, capsys.readouterr().out.splitlines())
-    assert a["segments"] == [Segment(0.0, len(spoken) / RATE, "piece 5")._asdict()]
+    assert a["segments"] == [Segment(0.0, round(len(spoken) / RATE, 3), "piece 5")._asdict()]
     assert (a["text"], a["notes"]) == ("piece 5", [])
     assert (c["text"], c["segments"], c["notes"]) == ("", [], ["nobody speaks in it"])
     assert "none.wav" in none["error"]
