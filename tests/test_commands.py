@@ -45,6 +45,8 @@ COMMANDS = {
     "benchmarks/q2_training.py": [("--out", FILE)],
     "benchmarks/q3_silence.py": [("--data", NOWHERE), ("--data", FILE)],
     "benchmarks/q3_throughput.py": [("--data", NOWHERE), ("--data", FILE)],
+    "demo.py": [("--out", FILE)],
+    "results_page.py": [],
     "readme_table.py": [],
     "report/make_tables.py": [],
 }
