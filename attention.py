@@ -1,6 +1,6 @@
 """Multi-head attention and the residual blocks around it (homework, Appendices A to C).
 
-The kernel is an argument: softmax, or Question 1's linear form in its place.
+The kernel is an argument: softmax, or Question 1's linear form instead.
 Letters: B batch, L queries, S keys, H heads, D head dimension.
 """
 
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from q1_chunked import accumulator, check_positive
 from q1_linear_attention import linear_attention
 from q1_monomials import feature_dim
+from q1_operator import attend_by_scores, visible_keys
 
 KERNELS = ("softmax", "maclaurin")
 
@@ -95,11 +95,11 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, 
     on_cpu, small = query.device.type == "cpu", query.shape[-2] * key.shape[-2] <= LARGEST_WRITTEN_OUT
     if not (on_cpu and small and query.dtype == torch.bfloat16):
         is_causal = causal and hidden is None
-        visible = None if is_causal else _visible(query, key, causal, hidden)
+        visible = None if is_causal else visible_keys(query, key, causal, hidden)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal)
     # on processors, in bfloat16, PyTorch's fused kernel takes three times as long, most of it in its backward pass
     scores = query @ key.mT * query.shape[-1] ** -0.5  # (B, H, L, S)
-    visible = _visible(query, key, causal, hidden)
+    visible = visible_keys(query, key, causal, hidden)
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
     return scores.softmax(-1).to(value.dtype) @ value
@@ -115,30 +115,7 @@ def _maclaurin_attention(
     scores_size, sums_size = query.shape[-2] * key.shape[-2], feature_dim(key.shape[-1], terms) * (key.shape[-1] + 1)
     if scores_size > sums_size:
         return linear_attention(query, key, value, terms=terms, causal=causal, key_padding_mask=hidden)
-    dtype, visible = accumulator(value), _visible(query, key, causal, hidden)
-    with torch.autocast(query.device.type, enabled=False):
-        if hidden is not None:  # whatever stands there, it may be no number
-            key, value = (x.masked_fill(hidden[..., None], 0) for x in (key, value))
-        scores = query.to(dtype) @ key.to(dtype).mT * query.shape[-1] ** -0.5  # (B, H, L, S)
-        weights = torch.ones_like(scores)
-        for degree in range(terms - 1, 0, -1):
-            weights = 1 + scores * weights / degree
-        if visible is not None:
-            weights = weights.where(visible, 0)
-        sums = weights.sum(-1, keepdim=True)  # (B, H, L, 1)
-        if hidden is not None:
-            sums = sums.masked_fill(~visible.any(-1, keepdim=True), 1)  # who sees nothing gets 0
-        check_positive(sums, terms)
-        return (weights / sums @ value.to(dtype)).to(value.dtype)
-
-
-def _visible(query: Tensor, key: Tensor, causal: bool, hidden: Tensor | None) -> Tensor | None:
-    """True where a query may look at a key, (L, S) or (B, 1, L or 1, S); None where all may look at all."""
-    visible = None if hidden is None else ~hidden[..., None, :]  # (B, 1, 1, S)
-    if not causal:
-        return visible
-    triangle = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()  # (L, S)
-    return triangle if visible is None else visible & triangle
+    return attend_by_scores(query, key, value, hidden, terms, causal, query.shape[-1] ** -0.5)
 
 
 class SubBlock(nn.Module):

@@ -9,6 +9,7 @@ c tokens of a chunk. Within a chunk a row is one feature (or one coordinate) of 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from dataclasses import dataclass
@@ -23,43 +24,35 @@ CHUNK = {"cpu": 2048, "cuda": 2**14}  # the most tokens of a block
 CAUSAL_CHUNK = 256  # within it, causal attention takes the quadratic form
 
 
-class ChunkedAttention(torch.autograd.Function):
-    """(N, L, D), (N, S, D), (N, S, E) -> (N, L, E), as many of the N at a time as make a good block."""
+def attend(query, key, value, hidden, terms, causal, scale) -> tuple[Tensor, Tensor]:
+    """(N, L, D), (N, S, D), (N, S, E) -> (N, L, E) and the sums of the weights (N, 1, L); many of the N at a time."""
+    output = value.new_empty(*query.shape[:2], value.shape[-1])
+    normaliser = value.new_empty(query.shape[0], 1, query.shape[1], dtype=accumulator(value))
+    with full_precision(query):
+        for heads in _groups(query, terms):
+            group = _Group.of(heads, query, key, value, hidden, terms, scale)
+            (_attend_causally if causal else _attend)(group, output[heads], normaliser[heads])
+    if hidden is not None:
+        blind = hidden.cumprod(-1).bool() if causal else hidden.all(-1, keepdim=True).expand(-1, query.shape[1])
+        output.masked_fill_(blind[..., None], 0)
+        normaliser.masked_fill_(blind[:, None], torch.inf)
+    check_positive(normaliser, terms)
+    return output, normaliser
 
-    @staticmethod
-    def forward(ctx, query, key, value, hidden, terms, causal, scale):
-        ctx.settings = terms, causal, scale
-        output = value.new_empty(*query.shape[:2], value.shape[-1])
-        normaliser = value.new_empty(query.shape[0], 1, query.shape[1], dtype=accumulator(value))  # (N, 1, L)
-        with torch.autocast(query.device.type, enabled=False):
-            for heads in _groups(query, terms):
-                group = _Group.of(heads, query, key, value, hidden, terms, scale)
-                (_attend_causally if causal else _attend)(group, output[heads], normaliser[heads])
-        if hidden is not None:
-            blind = hidden.cumprod(-1).bool() if causal else hidden.all(-1, keepdim=True).expand(-1, query.shape[1])
-            output.masked_fill_(blind[..., None], 0)
-            normaliser.masked_fill_(blind[:, None], torch.inf)
-        check_positive(normaliser, terms)
-        ctx.save_for_backward(query, key, value, hidden, output, normaliser)
-        return output
 
-    @staticmethod
-    def backward(ctx, grad):
-        if torch.is_grad_enabled():  # with create_graph=True; its graph would miss what happens here
-            raise RuntimeError("linear_attention has no second derivative: don't use create_graph=True")
-        query, key, value, hidden, output, normaliser = ctx.saved_tensors
-        terms, causal, scale = ctx.settings
-        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
-        with torch.autocast(query.device.type, enabled=False):
-            for heads in _groups(query, terms):
-                group = _Group.of(heads, query, key, value, hidden, terms, scale)
-                grad_sums = functools.partial(_grad_sums, grad[heads], output[heads], normaliser[heads])
-                backward = _attend_causally_backward if causal else _attend_backward
-                backward(group, grad_sums, *(g[heads] for g in grads))
-        if hidden is not None:
-            for of_hidden in grads[1:]:
-                of_hidden.masked_fill_(hidden[..., None], 0)
-        return *grads, None, None, None, None
+def attend_backward(grad, query, key, value, hidden, output, normaliser, terms, causal, scale) -> tuple[Tensor, ...]:
+    """Gradients by query, key and value from that by the output, and from what `attend` returned."""
+    grads = tuple(x.new_empty(x.shape) for x in (query, key, value))
+    with full_precision(query):
+        for heads in _groups(query, terms):
+            group = _Group.of(heads, query, key, value, hidden, terms, scale)
+            grad_sums = functools.partial(_grad_sums, grad[heads], output[heads], normaliser[heads])
+            backward = _attend_causally_backward if causal else _attend_backward
+            backward(group, grad_sums, *(g[heads] for g in grads))
+    if hidden is not None:
+        for of_hidden in grads[1:]:
+            of_hidden.masked_fill_(hidden[..., None], 0)
+    return grads
 
 
 @dataclass(frozen=True)
@@ -212,7 +205,16 @@ def _attend_causally_backward(group, grad_sums, grad_query, grad_key, grad_value
 
 
 def check_positive(normaliser: Tensor, terms: int) -> None:
-    """Weights must have a positive sum: an even number of terms, or rounding of huge scores, can break that."""
+    """Weights must have a positive sum: an even number of terms, or rounding of huge scores, can break that.
+
+    Passes where there are no numbers to look at: while a program is traced or a CUDA graph captured, on meta tensors.
+    """
+    if torch.compiler.is_compiling():
+        return
+    normaliser = torch.func.debug_unwrap(normaliser)  # vmap's tensors refuse .item()
+    capturing = normaliser.is_cuda and torch.cuda.is_current_stream_capturing()
+    if normaliser.is_meta or type(normaliser) is not Tensor or not normaliser.numel() or capturing:
+        return
     smallest = normaliser.min().item()
     if smallest <= torch.finfo(normaliser.dtype).eps:
         reason = (
@@ -223,6 +225,11 @@ def check_positive(normaliser: Tensor, terms: int) -> None:
         raise ValueError(
             f"with terms={terms} the weights of a query sum to {smallest:.3g}: {reason}, or smaller scores"
         )
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager:
+    """Without autocast, for the device of x; the meta device has none."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def accumulator(x: Tensor) -> torch.dtype:
@@ -241,5 +248,5 @@ def _parts(x: Tensor, chunk: int) -> list[slice]:
 def _groups(query: Tensor, terms: int) -> list[slice]:
     """Slices of the leading dimension, such that 256 tokens of each fill a block."""
     limit = BUFFER.get(query.device.type, BUFFER["cuda"]) // (256 * feature_dim(query.shape[-1], terms))
-    size = _even_share(len(query), max(1, limit))
+    size = _even_share(max(1, len(query)), max(1, limit))
     return [slice(start, start + size) for start in range(0, len(query), size)]

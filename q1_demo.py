@@ -1,6 +1,6 @@
 """Question 1, shown: how many features the series needs, how far it is from softmax, and from which length it pays.
 
-Prints three short tables, writes their numbers to OUT/q1/demo.json, and draws from that OUT/plots/q1/demo-*.
+Writes the numbers to OUT/q1/demo.json, prints them as a sentence and two short tables, and draws OUT/plots/q1/demo-*.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
+import bisect
 import dataclasses
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,9 @@ from q1_linear_attention import (
 
 TERMS = (2, 3, 4, 5, 6)
 LARGEST_SCORES = tuple(2.0**exponent for exponent in range(-4, 5))  # |q| |k|, from 1/16 to 16
+DIMS = (16, 32, 64)  # of the crossover
 HEADS, LONGEST = 4, 2**14
+MEMORY = 2**31  # bytes that the error table may take
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,29 @@ class Config:
     out: str = "runs"
 
     def __post_init__(self):
-        for name in ("dim", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}, but must be at least 1")
-        if not self.seeds or min(self.seeds) < 0:
-            raise ValueError("--seeds needs one or more numbers from 0 on")
+        tokens = min(self.length, Config.length)
+        longest = largest(lambda length: needed_memory(self.dim, length)) if self.dim > 0 else 0
+        widest = largest(lambda dim: needed_memory(dim, tokens)) if tokens > 0 else 0
+        limit, distinct = f"{MEMORY / 2**30:g} GiB of memory", len(set(self.seeds)) == len(self.seeds)
+        checks = {
+            "dim": (1 <= self.dim <= widest or tokens < 1, f"from 1 to {widest} ({tokens} tokens in {limit})"),
+            "length": (1 <= self.length <= longest, f"from 1 to {longest:,} (D = {self.dim} in {limit})"),
+            "seeds": (
+                self.seeds and distinct and all(0 <= seed < 2**63 for seed in self.seeds),
+                "one or more different numbers from 0 to 2^63 - 1",
+            ),
+        }
+        command_line.check_flags(self, checks)
+
+
+def needed_memory(dim: int, length: int) -> int:
+    """Bytes about, in float64: features of queries, and of keys in parts, joined and weighted; six matrices of scores."""
+    return 8 * (4 * length * feature_dim(dim, max(TERMS)) + 6 * length**2)
+
+
+def largest(needed: Callable[[int], int]) -> int:
+    """The largest number that needs no more than MEMORY."""
+    return bisect.bisect_right(range(1, MEMORY), MEMORY, key=needed)
 
 
 def count_features(dim: int, terms: int) -> dict:
@@ -126,35 +148,41 @@ def run(config: Config) -> dict:
         "config": {key: value for key, value in dataclasses.asdict(config).items() if key != "out"},
         "seeds": list(config.seeds),
         "data": {"name": "random queries and keys", "source": "synthetic", "tokens": config.length},
-        "features": [count_features(dim, terms) for dim in (16, 32, 64) for terms in TERMS[:3]],
+        "features": [count_features(dim, terms) for dim in DIMS for terms in TERMS[:3]],
         "errors": measure_errors(config),
         "maps": weight_maps(config),
-        "crossover": [find_crossover(dim) for dim in (16, 32, 64)],
+        "crossover": [find_crossover(dim) for dim in DIMS],
         "seconds": time.perf_counter() - start,
     }
 
 
+def headline(result: dict) -> str:
+    """What the measurement says, in a sentence: of D = 32, which lies between the others."""
+    (row,) = (row for row in result["crossover"] if row["dim"] == DIMS[1])
+    faster = f"from {row['length']:,} tokens on" if row["found"] else f"at none of the lengths up to {row['length']:,}"
+    return f"Linear attention is faster than PyTorch's softmax attention {faster} (D = {row['dim']})."
+
+
 def report(result: dict) -> str:
-    lines = ["Features M of the truncated exponential: each monomial once (each ordered product)"]
-    for dim in (16, 32, 64):
-        cells = [f"{row['symmetric']:,} ({row['ordered']:,})" for row in result["features"] if row["dim"] == dim]
-        labels = [f"K = {terms}" for terms in TERMS[: len(cells)]]
-        lines.append(f"  D = {dim}: " + "".join(f"  {a}: {b:<17}" for a, b in zip(labels, cells, strict=True)).rstrip())
-    dim = result["config"]["dim"]
-    lines += ["", f"Sum of |exact - approximated attention weight| of a query, and its bound (D = {dim}, synthetic)"]
-    lines.append("  |q||k|  " + "".join(f"K = {terms}".center(20) for terms in TERMS).rstrip())
+    """The headline and two tables: cost by head dimension, and distance from softmax by the size of the scores."""
+    rows = result["crossover"]
+    features = {row["dim"]: row["symmetric"] for row in result["features"] if row["terms"] == 3}
+    cells = {
+        "Head dimension D": [row["dim"] for row in rows],
+        "Features of K = 3 terms": [f"{features[row['dim']]:,}" for row in rows],
+        "Tokens from which it is faster": [f"{'' if row['found'] else 'over '}{row['length']:,}" for row in rows],
+        "Milliseconds there, linear": [f"{1000 * row['seconds']['linear']:.1f}" for row in rows],
+        "Milliseconds there, softmax": [f"{1000 * row['seconds']['softmax']:.1f}" for row in rows],
+    }
+    lines = [headline(result), "", *(f"{name:<30}" + "".join(f"{x:>12}" for x in row) for name, row in cells.items())]
+
+    vectors = f"D = {result['config']['dim']}, synthetic, mean of {len(result['seeds'])} seeds"
+    lines += ["", f"Distance from softmax's weights, 0 if equal, 2 if disjoint, more if negative ({vectors})"]
+    lines.append("Largest score" + "".join(f"{f'K = {terms}':>11}" for terms in TERMS) + "   bound, K = 3")
     for score in LARGEST_SCORES[2::2]:
-        rows = [row for row in result["errors"] if row["largest_score"] == score]
-        cells = [f"{row['error']['mean']:.1e} ≤ {row['bound']:.1e}".center(20) for row in rows]
-        lines.append(f"  {score:<8g}" + "".join(cells).rstrip())
-    threads = torch.get_num_threads()
-    lines += [
-        "",
-        f"From which length it is faster than PyTorch's softmax attention ({HEADS} heads, {threads} threads, K = 3)",
-    ]
-    for row in result["crossover"]:
-        times = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in row["seconds"].items())
-        lines.append(f"  D = {row['dim']}: {'from' if row['found'] else 'not up to'} L = {row['length']:,} ({times})")
+        row = {row["terms"]: row for row in result["errors"] if row["largest_score"] == score}
+        means = "".join(f"{row[terms]['error']['mean']:>11.1g}" for terms in TERMS)
+        lines.append(f"{score:<13g}{means}{row[3]['bound']:>15.1g}")
     return "\n".join(lines)
 
 
@@ -168,8 +196,8 @@ def main(argv: list[str] | None = None) -> None:
     args = vars(parser.parse_args(argv))
     config = Config(**args | {"seeds": tuple(args["seeds"])})
     result = run(config)
-    print(report(result))
     path = records.save_results(config.out, result)
+    print(report(result))
     import q1_plots  # matplotlib takes a second
 
     print(

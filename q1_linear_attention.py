@@ -19,7 +19,8 @@ import sys
 import torch
 from torch import Tensor
 
-from q1_chunked import ChunkedAttention, accumulator, check_positive
+import q1_operator
+from q1_chunked import accumulator, check_positive, full_precision
 from q1_monomials import check_terms, feature_dim, maclaurin_features
 
 __all__ = [
@@ -59,22 +60,30 @@ def linear_attention(
     query that sees no key gets 0, as in `F.scaled_dot_product_attention`. `causal` lets query i see the keys 0 ... i.
 
     Beyond the inputs and the output it takes O(M E) memory and one chunk, forward and backward: features are
-    computed again where they are needed. float16 and bfloat16 are computed in float32. NaN spreads to every output
-    that depends on it (causal: and may to those before it in its chunk).
+    computed again where they are needed. float16 and bfloat16 are computed in float32. The output has the type of the
+    inputs, under autocast too; of several types, which only autocast allows, they are first cast to its own. NaN
+    spreads to every output that depends on it (causal: and may to those before it in its chunk).
+
+    Works under `torch.func` (vmap, grad, jvp and what nests them), `torch.compile(fullgraph=True)`, `torch.export` (a
+    saved program needs this module imported), `torch.jit.trace`, activation checkpointing, and on meta tensors.
+    Derivatives beyond the first, or in forward mode, take O(L S) memory. PyTorch itself has no second derivative of
+    compiled code. `torch.jit.script` cannot read this function.
 
     Raises ValueError for shapes that don't fit, for `causal` with L != S, and for a query whose weights don't have a
     positive sum: with an even number of terms they can be negative, while 1 + t + t^2/2 is at least 1/2; but in float32
-    scores of 1000 and more leave rounding errors of the size of that 1/2.
+    scores of 1000 and more leave rounding errors of the size of that 1/2. The sums are not checked where there are
+    none: on meta tensors, and while a CUDA graph is captured.
     """
     check_terms(terms)
+    query, key, value = _cast_by_autocast(query, key, value)
     _check_inputs(query, key, value, causal)
     leading = _leading(query, key, value)
-    flat = [x.expand(*leading, -1, -1).reshape(-1, *x.shape[-2:]) for x in (query, key, value)]
+    flat = [x.expand(*leading, -1, -1).reshape(leading.numel(), *x.shape[-2:]) for x in (query, key, value)]
     hidden = None
     if key_padding_mask is not None:
         _check_mask(key_padding_mask, leading, key.shape[-2])
-        hidden = key_padding_mask.expand(*leading, -1).reshape(-1, key.shape[-2])  # (N, S)
-    output = ChunkedAttention.apply(*flat, hidden, terms, causal, _scale(query, scale))
+        hidden = key_padding_mask.expand(*leading, -1).reshape(leading.numel(), key.shape[-2])  # (N, S)
+    output, _ = q1_operator.apply(*flat, hidden, terms, causal, _scale(query, scale))
     return output.view(*leading, *output.shape[1:])
 
 
@@ -82,7 +91,8 @@ class LinearAttentionState:
     """What linear attention keeps of all keys and values seen so far: (..., M, E+1) numbers, however many they were.
 
     `step` is causal attention for one more token; `add` and `read` are its halves (a memory that is read only, in
-    cross-attention). For generation: no gradient is recorded.
+    cross-attention). For generation: no gradient is recorded. vmap, torch.compile and torch.export can trace it; the
+    sums of the weights are not checked then, nor on meta tensors, except under vmap.
     """
 
     def __init__(self, terms: int = 3, scale: float | None = None):
@@ -90,25 +100,23 @@ class LinearAttentionState:
         self.terms, self.scale = terms, scale
         self.sums: Tensor | None = None
 
-    @torch.no_grad()
     def add(self, key: Tensor, value: Tensor) -> None:
         """Takes in S more tokens: key (..., S, D), value (..., S, E)."""
         dtype = accumulator(value)
-        value = torch.cat([value, torch.ones_like(value[..., :1])], -1).to(dtype)  # (..., S, E+1)
-        with torch.autocast(value.device.type, enabled=False):
+        with torch.no_grad(), full_precision(value):
+            value = torch.cat([value, torch.ones_like(value[..., :1])], -1).to(dtype)  # (..., S, E+1)
             sums = maclaurin_features(key.to(dtype), self.terms).mT @ value  # (..., M, E+1)
-        self.sums = sums if self.sums is None else self.sums + sums
+            self.sums = sums if self.sums is None else self.sums + sums
 
-    @torch.no_grad()
     def read(self, query: Tensor) -> Tensor:
         """Attention of query (..., L, D) to all tokens taken in: (..., L, E)."""
         if self.sums is None:
             raise ValueError("the state is empty: add keys and values before reading")
-        scaled = query.to(self.sums.dtype) * _scale(query, self.scale)
-        with torch.autocast(query.device.type, enabled=False):
+        with torch.no_grad(), full_precision(query):
+            scaled = query.to(self.sums.dtype) * _scale(query, self.scale)
             sums = maclaurin_features(scaled, self.terms) @ self.sums  # (..., L, E+1)
-        check_positive(sums[..., -1:], self.terms)
-        return (sums[..., :-1] / sums[..., -1:]).to(query.dtype)
+            check_positive(sums[..., -1:], self.terms)
+            return (sums[..., :-1] / sums[..., -1:]).to(query.dtype)
 
     def step(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """One token: query and key (..., D), value (..., E) -> (..., E)."""
@@ -139,18 +147,32 @@ def approximation_bound(query: Tensor, key: Tensor, terms: int = 3, scale: float
 # --- checks -------------------------------------------------------------------------------------------
 
 
+def _cast_by_autocast(*inputs: Tensor) -> tuple[Tensor, ...]:
+    """Inputs of several types get autocast's, as those of `F.scaled_dot_product_attention` do; float64 never does."""
+    device, types = inputs[0].device.type, [x.dtype for x in inputs]
+    if types[0] == types[1] == types[2] or torch.float64 in types or not all(x.is_floating_point() for x in inputs):
+        return inputs
+    if inputs[0].is_meta or not torch.is_autocast_enabled(device):
+        return inputs
+    return tuple(x.to(torch.get_autocast_dtype(device)) for x in inputs)
+
+
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> None:
-    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if min(query.dim(), key.dim(), value.dim()) < 2:
-        raise ValueError(f"expected (..., L, D), (..., S, D), (..., S, E), got {shapes}")
+        raise ValueError(f"expected (..., L, D), (..., S, D), (..., S, E), got {_shapes(query, key, value)}")
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        shapes = _shapes(query, key, value)
         raise ValueError(f"query and key need the same last dimension, key and value the same length: {shapes}")
-    if 0 in (*query.shape, *key.shape, *value.shape):
-        raise ValueError(f"there is nothing to attend to in an empty sequence: {shapes}")
+    if 0 in (*query.shape[-2:], *key.shape[-2:], *value.shape[-2:]):
+        raise ValueError(f"there is nothing to attend to in an empty sequence: {_shapes(query, key, value)}")
     if not query.dtype == key.dtype == value.dtype or not query.is_floating_point():
         raise ValueError(f"expected one floating type, got {query.dtype}, {key.dtype}, {value.dtype}")
     if causal and query.shape[-2] != key.shape[-2]:
-        raise ValueError(f"causal attention needs as many queries as keys: {shapes}")
+        raise ValueError(f"causal attention needs as many queries as keys: {_shapes(query, key, value)}")
+
+
+def _shapes(query: Tensor, key: Tensor, value: Tensor) -> str:
+    return f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
 
 
 def _leading(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:

@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,14 +53,20 @@ def tails(dim: int, degree: int) -> list[int]:
     return [count[0] - c for c in count]
 
 
-@functools.lru_cache(maxsize=64)
+@torch.compiler.allow_in_graph  # compiled code holds the numbers, and not the loops that find them
 def series_weights(dim: int, terms: int) -> Tensor:
     """1 / a! of each monomial x^a, its coefficient in the series of exp(q.k), in the order of the features: (M,)."""
+    return torch.from_numpy(_coefficients(dim, terms))
+
+
+@functools.lru_cache(maxsize=64)
+def _coefficients(dim: int, terms: int) -> np.ndarray:
+    # an array: a cached tensor would have the device or the mode (meta, fake, inference) of whoever asked first
     monomials = itertools.chain.from_iterable(
         itertools.combinations_with_replacement(range(dim), degree) for degree in range(terms)
     )
     factorials = [math.prod(math.factorial(len(list(run))) for _, run in itertools.groupby(m)) for m in monomials]
-    return 1 / torch.tensor(factorials, dtype=torch.float64)
+    return 1 / np.array(factorials, dtype=np.float64)
 
 
 class MonomialRows:

@@ -1,0 +1,186 @@
+"""Linear attention as an operator of PyTorch: its derivatives, its form under vmap, and the quadratic form it equals.
+
+The passes of q1_chunked become two operators that no tracer looks into, `q1::attend` and `q1::attend_backward`.
+Derivatives beyond the first, and those in forward mode, are taken of the quadratic form.
+
+Letters: L queries, S keys, D head dimension, E value dimension, N leading dimensions as one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import q1_chunked
+from q1_chunked import accumulator, check_positive, full_precision
+
+
+@torch.library.custom_op("q1::attend", mutates_args=())
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, terms: int, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """(N, L, D), (N, S, D), (N, S, E), mask (N, S) -> output (N, L, E), and the sums of the weights (N, 1, L)."""
+    return q1_chunked.attend(query, key, value, hidden, terms, causal, scale)
+
+
+@attend.register_fake
+def _(query, key, value, hidden, terms, causal, scale):
+    heads, length = query.shape[:2]
+    sums = value.new_empty(heads, 1, length, dtype=accumulator(value))
+    return value.new_empty(heads, length, value.shape[-1]), sums
+
+
+@torch.library.custom_op("q1::attend_backward", mutates_args=())
+def attend_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hidden: Tensor | None,
+    output: Tensor,
+    normaliser: Tensor,
+    terms: int,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by query, key and value from that by the output (N, L, E)."""
+    return q1_chunked.attend_backward(grad, query, key, value, hidden, output, normaliser, terms, causal, scale)
+
+
+@attend_backward.register_fake
+def _(grad, query, key, value, *_):
+    return tuple(x.new_empty(x.shape) for x in (query, key, value))
+
+
+class Attention(torch.autograd.Function):
+    """`attend` with derivatives: what it is outside of compiled code."""
+
+    @staticmethod
+    def forward(*inputs):
+        return attend(*inputs)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.settings = inputs[4:]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs[:4], *output)
+        ctx.save_for_forward(*inputs[:4])
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        return *AttentionBackward.apply(grad, *ctx.saved_tensors, *ctx.settings), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        *primals, hidden = ctx.saved_tensors
+        return _push_forward(_definition(hidden, *ctx.settings), primals, tangents[:3]), None
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        return _among_the_heads(apply, info, in_dims, inputs)
+
+
+class AttentionBackward(torch.autograd.Function):
+    """`attend_backward` with derivatives: a function of the gradient that comes in and of query, key and value."""
+
+    @staticmethod
+    def forward(*inputs):
+        return attend_backward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.settings = inputs[7:]
+        ctx.save_for_backward(*inputs[:5])
+        ctx.save_for_forward(*inputs[:5])
+
+    @staticmethod
+    def backward(ctx, *grads):
+        *primals, hidden = ctx.saved_tensors
+        _, pull_back = torch.func.vjp(_gradient(hidden, *ctx.settings), *primals)
+        return *pull_back(grads), *[None] * 6
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        *primals, hidden = ctx.saved_tensors
+        return _push_forward(_gradient(hidden, *ctx.settings), primals, tangents[:4])
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        return _among_the_heads(AttentionBackward.apply, info, in_dims, inputs)
+
+
+attend.register_autograd(Attention.backward, setup_context=Attention.setup_context)
+attend.register_vmap(Attention.vmap)
+attend_backward.register_vmap(AttentionBackward.vmap)
+
+
+@torch.compiler.allow_in_graph
+def apply(*inputs) -> tuple[Tensor, Tensor]:
+    """`attend`, differentiable. An exported program can hold an operator with its derivative, but no Function."""
+    return (attend if torch.compiler.is_exporting() else Attention.apply)(*inputs)
+
+
+def _among_the_heads(function: Callable, info, in_dims, inputs):
+    """Under vmap the mapped dimension becomes a part of the first one, N."""
+
+    def expose(x, dim):
+        if not isinstance(x, Tensor):
+            return x
+        return x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+    exposed = list(map(expose, inputs, in_dims))
+    outputs = function(*(x.flatten(0, 1) if isinstance(x, Tensor) else x for x in exposed))
+    return tuple(x.unflatten(0, exposed[0].shape[:2]) for x in outputs), (0,) * len(outputs)
+
+
+# --- the definition ----------------------------------------------------------------------------------
+
+
+def attend_by_scores(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, terms: int, causal: bool, scale: float
+) -> Tensor:
+    """The same by scores: (..., L, D), (..., S, D), (..., S, E), mask (..., S) -> (..., L, E), in O(L S) memory."""
+    dtype, visible = accumulator(value), visible_keys(query, key, causal, hidden)
+    with full_precision(query):
+        if hidden is not None:  # whatever stands there, it may be no number
+            key, value = (x.masked_fill(hidden[..., None], 0) for x in (key, value))
+        scores = query.to(dtype) @ key.to(dtype).mT * scale  # (..., L, S)
+        weights = torch.ones_like(scores)
+        for degree in range(terms - 1, 0, -1):
+            weights = 1 + scores * weights / degree
+        if visible is not None:
+            weights = weights.where(visible, 0)
+        sums = weights.sum(-1, keepdim=True)  # (..., L, 1)
+        if hidden is not None:
+            sums = sums.masked_fill(~visible.any(-1, keepdim=True), 1)  # who sees nothing gets 0
+        check_positive(sums, terms)
+        return (weights / sums @ value.to(dtype)).to(value.dtype)
+
+
+def visible_keys(query: Tensor, key: Tensor, causal: bool, hidden: Tensor | None) -> Tensor | None:
+    """True where a query may look at a key, (L, S) or (..., L or 1, S); None where all may look at all."""
+    visible = None if hidden is None else ~hidden[..., None, :]  # (..., 1, S)
+    if not causal:
+        return visible
+    triangle = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()  # (L, S)
+    return triangle if visible is None else visible & triangle
+
+
+def _definition(hidden, terms, causal, scale) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return functools.partial(attend_by_scores, hidden=hidden, terms=terms, causal=causal, scale=scale)
+
+
+def _gradient(*settings) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """(gradient by the output, query, key, value) -> gradients by query, key and value."""
+    return lambda grad, *inputs: torch.func.vjp(_definition(*settings), *inputs)[1](grad)
+
+
+def _push_forward(function: Callable, primals, tangents):
+    """The derivative along `tangents`, as the derivative of the pull-back, which is linear: this nests in any mode."""
+    tangents = tuple(torch.zeros_like(x) if t is None else t for x, t in zip(primals, tangents, strict=True))
+    output, pull_back = torch.func.vjp(function, *primals)
+    zeros = torch.utils._pytree.tree_map(torch.zeros_like, output)
+    return torch.func.vjp(pull_back, zeros)[1](tangents)[0]
