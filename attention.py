@@ -20,9 +20,10 @@ KERNELS = ("softmax", "maclaurin")
 class MultiHeadAttention(nn.Module):
     """Concat(head_1 ... head_H) W^O with head_h = attention(x W_h^Q, z W_h^K, z W_h^V) (eq:multi-head).
 
-    `kernel` is "softmax", or "maclaurin": `terms` terms of the exponential's series in its place, otherwise the same
+    `kernel` is "softmax", or "maclaurin": `terms` terms of the exponential's series instead, otherwise the same
     function of the same parameters. Softmax is quadratic in the length; `linear_attention` takes over where it is less
-    work than as many scores.
+    work than as many scores. Works under what `linear_attention` works under; but PyTorch's softmax attention has no
+    forward mode on processors.
     Raises ValueError if `hidden_dim` is no multiple of `num_heads`, or for another kernel.
     """
 

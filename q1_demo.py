@@ -61,7 +61,7 @@ class Config:
 
 
 def needed_memory(dim: int, length: int) -> int:
-    """Bytes about, in float64: features of queries, and of keys in parts, joined and weighted; six matrices of scores."""
+    """Bytes in float64, about: features of queries, those of keys in three copies, and six matrices of scores."""
     return 8 * (4 * length * feature_dim(dim, max(TERMS)) + 6 * length**2)
 
 

@@ -91,8 +91,8 @@ class LinearAttentionState:
     """What linear attention keeps of all keys and values seen so far: (..., M, E+1) numbers, however many they were.
 
     `step` is causal attention for one more token; `add` and `read` are its halves (a memory that is read only, in
-    cross-attention). For generation: no gradient is recorded. vmap, torch.compile and torch.export can trace it; the
-    sums of the weights are not checked then, nor on meta tensors, except under vmap.
+    cross-attention). For generation: no gradient is recorded. It works under vmap, torch.compile and torch.export, but
+    in compiled code and on meta tensors the sums of the weights are not checked.
     """
 
     def __init__(self, terms: int = 3, scale: float | None = None):

@@ -15,14 +15,6 @@ DIM = HIDDEN // HEADS
 EXACT = {"rtol": 1e-10, "atol": 1e-12}  # float64, sums of a few dozen numbers of order 1
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(kernel, terms=3, seed=0, dtype=torch.float64):
     torch.manual_seed(seed)
     module = MultiHeadAttention(HIDDEN, HEADS, kernel, terms).to(dtype)
@@ -58,15 +50,13 @@ def by_hand(module, x, memory=None, causal=False, hidden=None, terms=3):
             query = x[b] @ module.query.weight[rows].T + module.query.bias[rows]
             key = memory[b] @ module.key.weight[rows].T + module.key.bias[rows]
             value = memory[b] @ module.value.weight[rows].T + module.value.bias[rows]
-            head = []
-            for i in range(len(query)):
-                seen = [
-                    j for j in range(len(key)) if not (causal and j > i) and not (hidden is not None and hidden[b, j])
-                ]
-                weights = [function((query[i] * key[j]).sum() / math.sqrt(DIM)) for j in seen]
-                summed = sum((w * value[j] for w, j in zip(weights, seen, strict=True)), torch.zeros(DIM).double())
-                head.append(summed / sum(weights) if seen else summed)
-            heads.append(torch.stack(head))
+            weights = function(query @ key.T / math.sqrt(DIM))  # (L, S)
+            if causal:
+                weights = weights * torch.ones(len(query), len(key)).tril()
+            if hidden is not None:
+                weights = weights * ~hidden[b]
+            total = weights.sum(-1, keepdim=True)
+            heads.append(weights @ value / torch.where(total == 0, 1, total))
         outputs.append(torch.cat(heads, -1) @ module.output.weight.T + module.output.bias)
     return torch.stack(outputs)
 
@@ -174,10 +164,14 @@ def test_batch_mates_do_not_matter(kernel, causal):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_token_by_token_with_a_cache_is_the_causal_pass(kernel):
     module, x = make(kernel), draw(2, 6, HIDDEN)
-    cache = {}
-    steps = [module(x[:, i : i + 1], cache=cache) for i in range(6)]
-    torch.testing.assert_close(torch.cat(steps, 1), by_hand(module, x, causal=True), **EXACT)
-    assert cache["key"].shape == cache["value"].shape == (2, HEADS, 6, DIM)
+    expected = by_hand(module, x, causal=True)
+    for causal in (False, True):  # a single query sees all that were before it
+        cache = {}
+        steps = [module(x[:, i : i + 1], causal=causal, cache=cache) for i in range(6)]
+        torch.testing.assert_close(torch.cat(steps, 1), expected, **EXACT)
+        assert cache["key"].shape == cache["value"].shape == (2, HEADS, 6, DIM)
+    with pytest.raises(ValueError, match="one query and a cache"):
+        module(x[:, :2], causal=True, cache=cache)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -258,17 +252,6 @@ def test_causal_attention_to_a_longer_memory_is_refused_by_the_linear_kernel():
         make("maclaurin", terms=0)(draw(2, 3, HIDDEN))
 
 
-@pytest.mark.parametrize("kernel", ["softmax", "maclaurin"])
-def test_token_by_token_with_a_cache_equals_all_at_once(kernel):
-    torch.manual_seed(0)
-    layer, x = MultiHeadAttention(8, 2, kernel).double(), torch.randn(2, 6, 8, dtype=torch.float64)
-    cache = {}
-    steps = [layer(x[:, i : i + 1], causal=True, cache=cache) for i in range(6)]
-    torch.testing.assert_close(torch.cat(steps, 1), layer(x, causal=True))
-    with pytest.raises(ValueError, match="one query and a cache"):
-        layer(x[:, :2], causal=True, cache=cache)
-
-
 def test_weights_are_those_of_the_attention():
     layer = make("softmax")
     x, z = draw(2, 5, HIDDEN), draw(2, 7, HIDDEN, seed=2)
@@ -283,14 +266,19 @@ def test_weights_are_those_of_the_attention():
     torch.testing.assert_close(layer.weights(x, z).sum(-1), weights.sum(-1), **EXACT)
 
 
-@pytest.mark.parametrize("length", [9, 1030])  # written out, and beyond 2^20 scores PyTorch's kernel
+@pytest.mark.parametrize("written_out", [False, True])  # beyond so many scores, PyTorch's kernel
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-def test_bfloat16_agrees_with_the_definition_in_float64(length, causal, padded):
+def test_bfloat16_agrees_with_the_definition_in_float64(written_out, causal, padded, monkeypatch):
+    length, fused = 40, []
+    monkeypatch.setattr(attention, "LARGEST_WRITTEN_OUT", length**2 - (not written_out))
+    kernel = attention.F.scaled_dot_product_attention
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", lambda *x, **y: fused.append(1) or kernel(*x, **y))
     query, key, value, direction = (draw(2, 2, length, 6, seed=seed).bfloat16() for seed in range(4))
     hidden = (torch.arange(length) >= torch.tensor([length, length - 4])[:, None])[:, None] if padded else None
     inputs = [x.clone().requires_grad_() for x in (query, key, value)]
     found = attention._softmax_attention(*inputs, causal, hidden)
+    assert bool(fused) != written_out
     exact = [x.double().requires_grad_() for x in (query, key, value)]
     scores = torch.einsum("bhld,bhsd->bhls", *exact[:2]) / 6**0.5
     if padded:

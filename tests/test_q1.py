@@ -1,140 +1,44 @@
-"""Question 1 against references that share no code with it: sums written out, sympy, mpmath and plain autograd."""
+"""Question 1 against references that share no code with it: sums written out, sympy and plain autograd."""
 
-import collections
 import itertools
-import json
 import math
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-from typing import ClassVar
 
-import mpmath
 import numpy as np
 import pytest
 import sympy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from q1_reference import (
+    EXACT,
+    EXACT_GRADIENT,
+    check_against_quadratic,
+    draw,
+    draw_mask,
+    gradients,
+    kernel_weights,
+    monomials,
+    phi,
+    quadratic,
+    series,
+    set_chunks,
+)
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import q1_chunked
 from q1_chunked import check_positive
 from q1_linear_attention import (
     LinearAttentionState,
-    approximation_bound,
     feature_dim,
     linear_attention,
     maclaurin_features,
     softmax_attention,
 )
 
-ROOT = Path(__file__).parents[1]
-# float64 with sums of up to a few thousand numbers of order 1 to 10, and a quotient: a hundredth of this is usual
-EXACT = {"rtol": 1e-10, "atol": 1e-12}
-EXACT_GRADIENT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def set_chunks(patch, causal=16, full=16, block=1):
-    """Short chunks; a block of one number means one head at a time, and 16 tokens, the fewest there can be."""
-    patch.setattr(q1_chunked, "CAUSAL_CHUNK", causal)
-    patch.setitem(q1_chunked.CHUNK, "cpu", full)
-    patch.setitem(q1_chunked.BUFFER, "cpu", block)
-
 
 @pytest.fixture
 def small_chunks(monkeypatch):
     set_chunks(monkeypatch)
-
-
-# --- references --------------------------------------------------------------------------------------
-
-
-def series(t, terms):
-    """1 + t + ... + t^(K-1) / (K-1)!, for numbers, symbols and tensors."""
-    return sum(t**n / math.factorial(n) for n in range(terms))
-
-
-def kernel_weights(query, key, terms=3, causal=False, scale=None, hidden=None):
-    """The matrix of weights, not yet divided by its sums: (..., L, S)."""
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    weights = series(scale * torch.einsum("...id,...jd->...ij", query, key), terms) * torch.ones(())
-    visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool)
-    if causal:
-        visible = torch.arange(key.shape[-2]) <= torch.arange(query.shape[-2])[:, None]
-    if hidden is not None:
-        visible = visible & ~hidden[..., None, :]
-    return torch.where(visible, weights, torch.zeros_like(weights))
-
-
-def quadratic(query, key, value, terms=3, causal=False, scale=None, hidden=None):
-    """Attention with the truncated series as its kernel, the whole matrix written out; a query without keys gets 0."""
-    weights = kernel_weights(query, key, terms, causal, scale, hidden)
-    total = weights.sum(-1, keepdim=True)
-    return torch.einsum("...ij,...je->...ie", weights / torch.where(total == 0, 1, total), value)
-
-
-def monomials(dim, terms, symmetric=True):
-    """Index tuples, sorted ones or all, by brute force."""
-    tuples = [t for n in range(terms) for t in itertools.product(range(dim), repeat=n)]
-    return sorted({tuple(sorted(t)) for t in tuples}, key=lambda t: (len(t), t)) if symmetric else tuples
-
-
-def coefficient(monomial, symmetric=True):
-    """Of x^a in the feature: (1 / a!)^1/2, or (1 / n!)^1/2 if each order of the factors has a feature of its own."""
-    factorials = map(math.factorial, collections.Counter(monomial).values()) if symmetric else ()
-    return sympy.sqrt(sympy.Rational(1, math.prod(factorials) if symmetric else math.factorial(len(monomial))))
-
-
-def phi(x, terms, symmetric=True):
-    """The features of a list of numbers or symbols, as the documentation defines them."""
-    return [coefficient(m, symmetric) * sympy.prod(x[i] for i in m) for m in monomials(len(x), terms, symmetric)]
-
-
-def draw(seed=0, length=20, keys=None, dim=4, value_dim=3, leading=(3,), size=1.0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    keys = length if keys is None else keys
-    shapes = (length, dim), (keys, dim), (keys, value_dim)
-    query, key, value = (torch.randn(*leading, *s, generator=generator, dtype=torch.float64) for s in shapes)
-    return [x.to(dtype) for x in (query * size, key * size, value)]
-
-
-def draw_mask(seed, leading, keys):
-    """About a third hidden, one key of each row always visible so that an odd kernel's sum is not tiny."""
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.rand(*leading, keys, generator=generator) < 0.35
-    hidden[..., keys // 2] = False
-    return hidden
-
-
-def gradients(function, inputs, seed=9):
-    """Output, and gradients of a random sum of its numbers."""
-    inputs = [x.detach().clone().requires_grad_() for x in inputs]
-    output = function(*inputs)
-    generator = torch.Generator().manual_seed(seed)
-    grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-    return output.detach(), torch.autograd.grad(output, inputs, grad)
-
-
-def check_against_quadratic(inputs, **options):
-    """Output and gradients, both ways."""
-    hidden = options.pop("hidden", None)
-    output, found = gradients(lambda *x: linear_attention(*x, key_padding_mask=hidden, **options), inputs)
-    reference, expected = gradients(lambda *x: quadratic(*x, hidden=hidden, **options), inputs)
-    torch.testing.assert_close(output, reference, **EXACT)
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, **EXACT_GRADIENT)
 
 
 # --- softmax -----------------------------------------------------------------------------------------
@@ -294,7 +198,7 @@ def test_the_sum_of_the_weights_is_divided_out(causal, small_chunks):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("terms", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 50])
+@pytest.mark.parametrize("length", [1, 16, 17, 50])
 def test_output_and_gradients_equal_the_quadratic_form(length, terms, causal, masked, small_chunks):
     # even terms are positive, and so defined, for small scores only
     inputs = draw(length, length=length, size=0.4 if terms % 2 == 0 else 1.5, leading=(2, 2))
@@ -397,7 +301,7 @@ def test_inputs_stay_as_they_were(small_chunks):
     assert all(torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=50, derandomize=True)
 @given(data=st.data())
 def test_any_shape_equals_the_quadratic_form(data):
     leading = tuple(data.draw(st.lists(st.integers(1, 3), max_size=3), "leading"))
@@ -437,7 +341,8 @@ def test_gradients_equal_finite_differences(terms, causal, masked, monkeypatch):
     def function(*x):
         return linear_attention(*x, terms=terms, causal=causal, key_padding_mask=hidden)
 
-    assert torch.autograd.gradcheck(function, inputs)
+    # by random projections; with tangents, and gradients of a batch at once
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True, check_forward_ad=True, check_batched_grad=True)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -507,7 +412,7 @@ def test_causal_queries_before_the_first_key_get_zero(terms, small_chunks):
     check_against_quadratic(inputs, hidden=hidden, **options)
 
 
-# --- causality and the state -------------------------------------------------------------------------
+# --- causality ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", [0, 7, 15, 16, 30])
@@ -529,177 +434,6 @@ def test_later_tokens_change_nothing(place, small_chunks):
     assert not torch.allclose(linear_attention(*others, causal=True)[:, -1], linear_attention(*inputs)[:, -1])
 
 
-@pytest.mark.parametrize("scale", [None, 0.3])
-@pytest.mark.parametrize("terms", [1, 2, 3, 5])
-def test_state_makes_the_causal_pass_token_by_token(terms, scale):
-    query, key, value = draw(9, length=30, leading=(2, 2), size=0.5)
-    state = LinearAttentionState(terms, scale)
-    steps, sizes = [], set()
-    for i in range(30):
-        steps.append(state.step(query[..., i, :], key[..., i, :], value[..., i, :]))
-        sizes.add(state.sums.shape)
-    torch.testing.assert_close(torch.stack(steps, -2), quadratic(query, key, value, terms, True, scale), **EXACT)
-    assert sizes == {(2, 2, len(monomials(4, terms)), 3 + 1)}
-
-
-def test_state_is_a_memory_that_can_be_filled_in_pieces():
-    query, key, value = draw(10, length=6, keys=25)
-    state = LinearAttentionState()
-    for part in (slice(0, 1), slice(1, 20), slice(20, 25)):
-        state.add(key[:, part], value[:, part])
-    expected = quadratic(query, key, value)
-    torch.testing.assert_close(state.read(query), expected, **EXACT)
-    torch.testing.assert_close(state.read(query), expected, **EXACT)  # reading changes nothing
-
-
-def test_state_records_no_gradient():
-    query, key, value = (x.requires_grad_() for x in draw(11))
-    state = LinearAttentionState()
-    state.add(key, value)
-    assert not state.read(query).requires_grad
-
-
-def test_empty_state_cannot_be_read():
-    with pytest.raises(ValueError, match="the state is empty"):
-        LinearAttentionState().read(torch.ones(1, 2))
-    with pytest.raises(ValueError, match="terms is 0"):
-        LinearAttentionState(terms=0)
-
-
-def test_state_of_bfloat16_tokens_is_summed_in_float32():
-    # 1 added to 256 is 256 in bfloat16: half of 1024 values would be lost
-    state = LinearAttentionState()
-    one = torch.ones(1, dtype=torch.bfloat16)
-    for i in range(1024):
-        output = state.step(one, one, one * (i >= 512))
-    assert state.sums.dtype == torch.float32
-    assert output.dtype == torch.bfloat16
-    assert output.item() == 0.5
-
-
-def test_state_under_autocast_keeps_float32():
-    query, key, value = draw(12, length=50, dtype=torch.float32)
-    state = LinearAttentionState()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        state.add(key, value)
-        output = state.read(query)
-    expected = quadratic(*(x.double() for x in (query, key, value)))
-    torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
-
-
-# --- how far it is from softmax ----------------------------------------------------------------------
-
-
-@pytest.mark.equation("eq:remainder")
-@pytest.mark.parametrize("terms", range(1, 7))
-def test_remainder_of_the_series(terms):
-    with mpmath.workdps(60):
-        for t in [mpmath.mpf(n) / 8 for n in range(-240, 241)]:
-            remainder = abs(mpmath.exp(t) - sum(t**n / mpmath.factorial(n) for n in range(terms)))
-            assert remainder <= abs(t) ** terms * mpmath.exp(max(t, 0)) / mpmath.factorial(terms)
-
-
-@pytest.mark.equation("eq:remainder")
-@pytest.mark.parametrize("terms", range(1, 7))
-def test_bound_is_its_formula(terms):
-    # for one query over two keys, worked out in 60 digits
-    with mpmath.workdps(60):
-        for first, second in itertools.product([-20.0, -1.5, -0.25, 0.0, 0.5, 3.0, 30.0], repeat=2):
-            scores = [mpmath.mpf(first), mpmath.mpf(second)]
-            remainders = [abs(t) ** terms * mpmath.exp(max(t, 0)) / mpmath.factorial(terms) for t in scores]
-            rho = sum(remainders) / sum(mpmath.exp(t) for t in scores)
-            even = 2 * rho / (1 - rho) if rho < 1 else mpmath.inf
-            expected = min(2 * rho, mpmath.mpf(2)) if terms % 2 else even
-            key = torch.tensor([[first / 2], [second / 2]], dtype=torch.float64)
-            found = approximation_bound(torch.full((1, 1), 2.0, dtype=torch.float64), key, terms, scale=1.0)
-            assert found.shape == (1,)
-            # 1 - rho loses digits where rho is close to 1
-            assert found.item() == pytest.approx(float(expected), rel=1e-9, abs=0)
-
-
-def weight_error(query, key, terms, scale=None):
-    """sum_j |a_ij - b_ij| of the exact and the approximated weights."""
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = scale * torch.einsum("...id,...jd->...ij", query, key)
-    exact = (scores - scores.amax(-1, keepdim=True)).exp()
-    approximated = kernel_weights(query, key, terms, scale=scale)
-    return (exact / exact.sum(-1, keepdim=True) - approximated / approximated.sum(-1, keepdim=True)).abs().sum(-1)
-
-
-def adversarial(name):
-    query, key, _ = draw(13, length=16, keys=30, leading=())
-    if name == "large norms":
-        return 30 * query, 30 * key
-    if name == "scores far below zero":
-        return query.abs() + 1, -10 * key.abs() - 1
-    if name == "one huge score":
-        key = 0.1 * key
-        key[7] = 40 * query[3]
-    if name == "huge negative score":
-        key = 0.1 * key
-        key[7] = -40 * query[3]
-    if name == "equal keys":
-        key = key[:1].expand(30, -1)
-    return query, key
-
-
-@pytest.mark.equation("eq:remainder")
-@pytest.mark.parametrize("scale", [None, 1.0])
-@pytest.mark.parametrize("terms", range(1, 7))
-def test_bound_holds(terms, scale):
-    names = "large norms", "scores far below zero", "one huge score", "huge negative score", "equal keys"
-    cases = [adversarial(name) for name in names]
-    cases += [draw(seed, 16, 30, size=size)[:2] for seed, size in enumerate([0.01, 0.1, 0.3, 0.5, 1, 2, 5])]
-    finite = 0
-    for query, key in cases:
-        bound = approximation_bound(query, key, terms, scale)
-        assert not bound.isnan().any()
-        error = weight_error(query, key, terms, scale)
-        says = bound.isfinite()  # an even number of terms may make any error
-        assert says.all() or terms % 2 == 0
-        assert (error[says] <= bound[says] * (1 + 1e-9) + 1e-14).all()  # the error itself has float64's rounding
-        finite += (bound < 1).sum()
-    assert finite > 50  # it says something
-
-
-@pytest.mark.parametrize("terms", [2, 3, 4])
-def test_bound_is_not_vacuous(terms):
-    query, key, _ = draw(14, length=50, keys=30, size=0.6)
-    bound, error = approximation_bound(query, key, terms), weight_error(query, key, terms)
-    assert bound.median() < (0.5 if terms == 2 else 0.1)
-    assert (error > 0.01 * bound).any()
-
-
-@pytest.mark.parametrize("terms", range(1, 6))
-def test_bound_and_error_shrink_in_the_order_of_the_first_missing_term(terms):
-    query, key, _ = draw(15, length=5, keys=20, size=0.1)
-    for function in (approximation_bound, weight_error):
-        first, half = function(query, key, terms), function(query / 2, key, terms)
-        # the next term is of relative size |t| / (K+1), a percent here; an error of 1e-9 still has seven digits
-        torch.testing.assert_close(first / half, torch.full_like(first, 2.0**terms), rtol=0.1, atol=0)
-
-
-@pytest.mark.parametrize("size", [0.3, 1.0, 3.0])
-def test_outputs_differ_by_at_most_the_bound_times_the_largest_value(size):
-    query, key, value = draw(16, length=40, size=size)
-    difference = (softmax_attention(query, key, value) - linear_attention(query, key, value)).abs().amax(-1)
-    largest = value.abs().amax((-1, -2))[:, None]
-    assert (difference <= approximation_bound(query, key) * largest + 1e-13).all()
-    assert (difference > 1e-8).all()
-
-
-def test_more_terms_come_to_softmax():
-    query, key, value = draw(17, length=20, size=0.7)
-    expected = F.scaled_dot_product_attention(query, key, value)
-    torch.testing.assert_close(linear_attention(query, key, value, terms=13), expected, rtol=0, atol=1e-6)
-    assert not torch.allclose(linear_attention(query, key, value, terms=3), expected, rtol=0, atol=1e-3)
-
-
-def test_bound_needs_a_term():
-    with pytest.raises(ValueError, match="terms is 0"):
-        approximation_bound(torch.ones(2, 2), torch.ones(2, 2), terms=0)
-
-
 # --- bad input ---------------------------------------------------------------------------------------
 
 
@@ -710,7 +444,6 @@ BAD = {
     "keys and values of other lengths": ((ok, ok, ok[:, :4]), {}, r"the same length.*\(2, 4, 4\)"),
     "no token": ((ok[:, :0], ok, ok), {}, "empty sequence"),
     "no key": ((ok, ok[:, :0], ok[:, :0]), {}, "empty sequence"),
-    "no head": ((ok[:0], ok[:0], ok[:0]), {}, "empty sequence"),
     "mixed types": ((ok, ok, ok.double()), {}, "one floating type, got torch.float32, torch.float32, torch.float64"),
     "query of another type": ((ok.half(), ok, ok), {}, "one floating type"),
     "integers": ((ok.int(), ok.int(), ok.int()), {}, "one floating type, got torch.int32"),
@@ -799,6 +532,14 @@ def test_a_sum_of_exactly_zero_is_refused(causal):
     assert linear_attention(one, -one, one, terms=3, scale=1.0, causal=causal) == 1
 
 
+def test_a_sum_that_rounding_made_negative_is_refused():
+    with pytest.raises(ValueError, match=r"rounding errors in torch\.float32"):
+        check_positive(torch.tensor([0.5, -1e-3]), terms=3)
+    with pytest.raises(ValueError, match="even number of terms"):
+        check_positive(torch.tensor([0.5, 0.0]), terms=2)
+    check_positive(torch.tensor([0.5, math.inf, math.nan]), terms=3)
+
+
 # --- types -------------------------------------------------------------------------------------------
 
 
@@ -820,7 +561,7 @@ def test_half_precision_rounds_the_result_only(dtype, causal, small_chunks):
 @pytest.mark.parametrize("causal", [False, True])
 def test_long_sums_of_bfloat16_are_made_in_float32(causal, small_chunks):
     # 16 added to 4096 is 4096 in bfloat16: sums would stop growing, and the mean of the values would be 1
-    length = 16384
+    length = 8192
     ones = torch.ones(1, length, 1, dtype=torch.bfloat16)
     value = (torch.arange(length) >= length // 2).to(torch.bfloat16)[None, :, None]
     assert linear_attention(ones, ones, value, causal=causal)[0, -1].item() == 0.5
@@ -829,7 +570,7 @@ def test_long_sums_of_bfloat16_are_made_in_float32(causal, small_chunks):
 @pytest.mark.parametrize("causal", [False, True])
 def test_gradients_of_long_bfloat16_sums_are_made_in_float32(causal, small_chunks):
     # the value of the first key is seen by all queries alike: without causality each gets a weight of 1 / length
-    length = 16384
+    length = 8192
     ones = torch.ones(1, length, 1, dtype=torch.bfloat16)
     value = ones.clone().requires_grad_()
     linear_attention(ones, ones, value, causal=causal).sum().backward()
@@ -866,149 +607,62 @@ def test_autocast_leaves_float32_its_precision(causal, small_chunks):
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-5, atol=1e-5)
 
 
-# --- cost --------------------------------------------------------------------------------------------
+# --- the state ---------------------------------------------------------------------------------------
 
 
-class Counter(TorchDispatchMode):
-    """Multiplications and additions of the matrix products, all numbers written, and the largest tensor made."""
-
-    products: ClassVar = {"aten::bmm": (0, 1), "aten::mm": (0, 1), "aten::baddbmm": (1, 2), "aten::baddbmm_": (1, 2)}
-
-    def __init__(self):
-        super().__init__()
-        self.flops = self.written = self.largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        name = func._schema.name
-        if name in self.products:
-            a, b = (args[i] for i in self.products[name])
-            self.flops += 2 * a.numel() * b.shape[-1]
-        else:
-            assert "mm" not in name.split("::")[1], f"{name} is a matrix product that is not counted"
-        if isinstance(result, torch.Tensor) and not func.is_view:
-            self.written += result.numel()
-            self.largest = max(self.largest, result.numel())
-        return result
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("terms", [1, 2, 3, 5])
+def test_state_makes_the_causal_pass_token_by_token(terms, scale):
+    query, key, value = draw(9, length=30, leading=(2, 2), size=0.5)
+    state = LinearAttentionState(terms, scale)
+    steps, sizes = [], set()
+    for i in range(30):
+        steps.append(state.step(query[..., i, :], key[..., i, :], value[..., i, :]))
+        sizes.add(state.sums.shape)
+    torch.testing.assert_close(torch.stack(steps, -2), quadratic(query, key, value, terms, True, scale), **EXACT)
+    assert sizes == {(2, 2, len(monomials(4, terms)), 3 + 1)}
 
 
-def count(length, causal, backward, heads=4, dim=8, value_dim=6):
-    inputs = [x.requires_grad_() for x in draw(0, length, length, dim, value_dim, leading=(heads,))]
-    with Counter() as forward:
-        output = linear_attention(*inputs, causal=causal)
-    if not backward:
-        return forward
-    with Counter() as both:
-        output.backward(torch.ones_like(output))
-    return both
+def test_state_is_a_memory_that_can_be_filled_in_pieces():
+    query, key, value = draw(10, length=6, keys=25)
+    state = LinearAttentionState()
+    for part in (slice(0, 1), slice(1, 20), slice(20, 25)):
+        state.add(key[:, part], value[:, part])
+    expected = quadratic(query, key, value)
+    torch.testing.assert_close(state.read(query), expected, **EXACT)
+    torch.testing.assert_close(state.read(query), expected, **EXACT)  # reading changes nothing
 
 
-@pytest.mark.equation("eq:cost-linear")
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_more_tokens_cost_in_proportion(causal, backward):
-    first, second, third = (count(length, causal, backward) for length in (2048, 4096, 6144))
-    # exactly so without causality; a causal pass reads no state in its first chunk, and gives none in its last
-    if not causal:
-        assert second.flops == 2 * first.flops > 0
-    assert third.flops - second.flops == second.flops - first.flops > 0.9 * first.flops
-    # numbers written: the block of features is a cost for each pass, all else is for each chunk
-    assert third.written - second.written == second.written - first.written > 0
+def test_state_records_no_gradient():
+    query, key, value = (x.requires_grad_() for x in draw(11))
+    state = LinearAttentionState()
+    state.add(key, value)
+    assert not state.read(query).requires_grad
 
 
-@pytest.mark.equation("eq:cost-linear")
-def test_flops_are_those_of_the_formula():
-    # for each head and token, a multiplication and an addition for each feature and value (or one, for the
-    # normaliser): once to sum over the keys and once to read. 45 features, 6 + 1 values.
-    assert len(monomials(8, 3)) == 45
-    assert count(4096, causal=False, backward=False).flops == 4 * 4 * 4096 * 45 * 7
-    # causal: the same less one chunk each, and within chunks of 256 the scores (8) and their sums (7)
-    chunks = 4 * 4 * 4096 * 45 * 7 * 15 // 16 + 2 * 4 * 4096 * 256 * (8 + 7)
-    assert count(4096, causal=True, backward=False).flops == chunks
+def test_empty_state_cannot_be_read():
+    with pytest.raises(ValueError, match="the state is empty"):
+        LinearAttentionState().read(torch.ones(1, 2))
+    with pytest.raises(ValueError, match="terms is 0"):
+        LinearAttentionState(terms=0)
 
 
-@pytest.mark.equation("eq:crossover")
-@pytest.mark.parametrize("dim", [4, 8, 16])
-@pytest.mark.parametrize("value_dim", [4, 8])
-def test_crossover_is_where_fewer_operations_are_counted(dim, value_dim):
-    crossover = 2 * len(monomials(dim, 3)) * (value_dim + 1) / (dim + value_dim)
-    for length in (math.floor(crossover), math.floor(crossover) + 1):
-        query, key, value = draw(0, length, length, dim, value_dim, leading=())
-        with Counter() as softmax:
-            softmax_attention(query, key, value)
-        linear = count(length, causal=False, backward=False, heads=1, dim=dim, value_dim=value_dim)
-        assert (linear.flops < softmax.flops) == (length > crossover)
+def test_state_of_bfloat16_tokens_is_summed_in_float32():
+    # 1 added to 256 is 256 in bfloat16: half of 512 tokens would be lost
+    state = LinearAttentionState()
+    one = torch.ones(1, dtype=torch.bfloat16)
+    for i in range(512):
+        output = state.step(one, one, one * (i >= 256))
+    assert state.sums.dtype == torch.float32
+    assert output.dtype == torch.bfloat16
+    assert output.item() == 0.5
 
 
-@pytest.mark.equation("eq:cost-linear")
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_no_tensor_of_the_pass_grows_beyond_inputs_and_a_block(causal, backward):
-    # at this length the features of all tokens are 45 / 8 times the query, and the matrix of weights 2048 times
-    length = 2**14
-    found = count(length, causal, backward, heads=8)
-    assert found.largest <= max(8 * length * 8, q1_chunked.BUFFER["cpu"])
-    assert 2 * found.largest < 8 * length * 45
-
-
-MEMORY = textwrap.dedent("""
-    import json, re, sys
-    import torch
-    from q1_linear_attention import linear_attention
-
-    # ru_maxrss would not do: a process begins with the peak of the one that started it
-    def resident(what):
-        return int(re.search(what + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
-
-    torch.set_num_threads(1)
-    length, causal, backward = map(int, sys.argv[1:])
-
-    def run(length):
-        inputs = [torch.randn(4, length, 32, requires_grad=bool(backward)) for _ in range(3)]
-        grad = torch.randn(4, length, 32)
-        before = resident("VmRSS")
-        open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
-        output = linear_attention(*inputs, causal=bool(causal))
-        if backward:
-            output.backward(grad)
-        made = [output] + [x.grad for x in inputs if backward]
-        return resident("VmHWM") - before - sum(x.nbytes for x in made)
-
-    run(2048)  # loads what is loaded at the first call
-    print(json.dumps(run(length)))
-""")
-
-
-@pytest.mark.slow
-@pytest.mark.equation("eq:cost-linear")
-@pytest.mark.parametrize("backward", [0, 1])
-@pytest.mark.parametrize("causal", [0, 1])
-def test_memory_beyond_inputs_and_outputs_does_not_grow(causal, backward):
-    def extra(length):
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}  # freed is given back
-        command = [sys.executable, "-c", MEMORY, str(length), str(causal), str(backward)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        if "PermissionError" in result.stderr or "FileNotFoundError" in result.stderr:
-            pytest.skip("the peak of memory can only be read on Linux")
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)
-
-    short, long = extra(16384), extra(65536)
-    # the features of 65,536 tokens of 4 heads would be 561 MiB, and for a copy of one input in full 32 MiB
-    assert long - short < 16 * 2**20
-    assert long < 64 * 2**20
-
-
-def test_a_sum_that_rounding_made_negative_is_refused():
-    with pytest.raises(ValueError, match=r"rounding errors in torch\.float32"):
-        check_positive(torch.tensor([0.5, -1e-3]), terms=3)
-    with pytest.raises(ValueError, match="even number of terms"):
-        check_positive(torch.tensor([0.5, 0.0]), terms=2)
-    check_positive(torch.tensor([0.5, math.inf, math.nan]), terms=3)
-
-
-def test_a_second_derivative_is_refused_rather_than_wrong():
-    query, key, value = (torch.randn(1, 5, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    output = linear_attention(query, key, value).sum()
-    with pytest.raises(RuntimeError, match="no second derivative"):
-        torch.autograd.grad(output, query, create_graph=True)
+def test_state_under_autocast_keeps_float32():
+    query, key, value = draw(12, length=50, dtype=torch.float32)
+    state = LinearAttentionState()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        state.add(key, value)
+        output = state.read(query)
+    expected = quadratic(*(x.double() for x in (query, key, value)))
+    torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)

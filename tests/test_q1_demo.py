@@ -5,6 +5,8 @@ import importlib.util
 import itertools
 import json
 import math
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -92,24 +94,75 @@ def test_crossover_is_the_first_length_where_linear_attention_is_faster(monkeypa
     assert (row["length"], row["found"]) == (512, False)
 
 
-@pytest.mark.parametrize("flags", [["--dim", "0"], ["--seeds", "-1"], ["--wrong"]], ids=" ".join)
-def test_wrong_flags_are_one_line(flags, capsys):
+SEEDS = "one or more different numbers from 0 to 2^63 - 1"
+WRONG = {
+    "--dim 0": "from 1 to 28 (256 tokens",
+    "--dim 100000": "from 1 to 28 (256 tokens in 2 GiB of memory)",
+    "--dim 100000 --length 10000000": "--dim is 100000, but must be from 1 to 28",
+    "--length 0": "from 1 to 2,743 (D = 16",
+    "--length 10000000": "from 1 to 2,743 (D = 16 in 2 GiB of memory)",
+    "--seeds -1": SEEDS,
+    "--seeds 99999999999999999999": SEEDS,
+    "--seeds 3 3": SEEDS,
+    "--dim nan": "invalid int value: 'nan'",
+    "--wrong": "--wrong",
+}
+
+
+@pytest.mark.parametrize("flags", WRONG)
+def test_wrong_flags_are_one_line_that_says_what_works(flags, capsys):
     try:
-        code = q1_demo.main(flags)
+        code = q1_demo.main(flags.split())
     except SystemExit as stop:  # argparse's own
         code = stop.code
     errors = capsys.readouterr().err
     assert code == 2
     assert errors.count("\n") == 1
-    assert flags[0] in errors
+    assert WRONG[flags] in errors
 
 
-def test_the_script_itself_answers_help():
-    script = records.ROOT / "q1_linear_attention.py"
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0
-    assert "--dim" in done.stdout
-    assert done.stderr == ""
+def test_the_largest_sizes_are_those_that_the_memory_holds():
+    q1_demo.Config(length=2743)
+    q1_demo.Config(dim=28, seeds=(0, 2**63 - 1))
+    # of all tables that are held at once, the features: D + 5 over 5 of them for six terms, in float64
+    assert 4 * 2743 * math.comb(21, 5) * 8 < 2**31 < 5 * 2743 * math.comb(21, 5) * 8
+    assert 4 * 256 * math.comb(33, 5) * 8 < 2**31 < 4 * 256 * math.comb(34, 5) * 8
+
+
+def test_the_script_itself_answers_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["q1_linear_attention.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(records.ROOT / "q1_linear_attention.py"), run_name="__main__")
+    assert "--dim" in capsys.readouterr().out
+
+
+def test_the_report_is_a_sentence_and_at_most_a_dozen_lines_of_table(demo):
+    committed = json.loads((records.ROOT / "results" / "q1" / "demo.json").read_text())
+    for result in (committed, demo[1]):
+        report = q1_demo.report(result)
+        first, blank, *table = report.splitlines()
+        assert (first, blank) == (q1_demo.headline(result), "")
+        assert 8 < len(table) <= 12
+        assert max(map(len, (first, *table))) <= 100
+        assert "K = 3 terms         153         561       2,145" in report
+        assert "synthetic" in report
+        row = next(r for r in result["errors"] if (r["terms"], r["largest_score"]) == (3, 4.0))
+        assert re.search(rf"^4 .* {row['error']['mean']:.1g} .* {row['bound']:.1g}$", report, re.MULTILINE)
+
+
+def test_the_headline_follows_the_measurement():
+    rows = [{"dim": dim, "length": dim * 64, "found": True} for dim in (16, 32, 64)]
+    said = "Linear attention is faster than PyTorch's softmax attention from 2,048 tokens on (D = 32)."
+    assert q1_demo.headline({"crossover": rows}) == said
+    rows[1] |= {"length": 16384, "found": False}
+    assert "at none of the lengths up to 16,384 (D = 32)" in q1_demo.headline({"crossover": rows})
+
+
+def test_nothing_that_is_shown_can_lose_the_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(q1_demo, "run", lambda config: {"question": "q1", "run": "demo"})
+    with pytest.raises(KeyError):  # the report of this result, which comes after it is saved
+        q1_demo.main(["--out", str(tmp_path)])
+    assert json.loads((tmp_path / "q1" / "demo.json").read_text())["run"] == "demo"
 
 
 # --- the benchmark -----------------------------------------------------------------------------------
