@@ -114,7 +114,8 @@ def _maclaurin_attention(
     They then take less memory and, with two terms or more, fewer operations: L S / (L + S) < M (D + 1) / 2 D.
     """
     scores_size, sums_size = query.shape[-2] * key.shape[-2], feature_dim(key.shape[-1], terms) * (key.shape[-1] + 1)
-    if scores_size > sums_size:
+    # a program for any length, which torch.export makes, cannot choose by the length
+    if torch.compiler.is_exporting() or scores_size > sums_size:
         return linear_attention(query, key, value, terms=terms, causal=causal, key_padding_mask=hidden)
     return attend_by_scores(query, key, value, hidden, terms, causal, query.shape[-1] ** -0.5)
 

@@ -66,19 +66,12 @@ def linear_attention(out: Path) -> Section:
     )
     return Section(
         "Question 1: linear attention",
-        headline=overtaking(result),
+        headline=q1_demo.headline(result),
         lines=(closeness(result),),
         pictures=(picture,),
         tables=(crossovers(result),),
         commands=(command,),
     )
-
-
-def overtaking(result: dict, dim: int = 32) -> str:
-    """From how many tokens on linear attention is the faster one."""
-    row = next(row for row in result["crossover"] if row["dim"] == dim)
-    faster = f"from {row['length']:,} tokens on" if row["found"] else f"at none of the lengths up to {row['length']:,}"
-    return f"Linear attention is faster than PyTorch's softmax attention {faster} (heads {dim} wide)."
 
 
 def closeness(result: dict, terms: int = 3, score: float = 1.0) -> str:

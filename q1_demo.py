@@ -160,7 +160,7 @@ def headline(result: dict) -> str:
     """What the measurement says, in a sentence: of D = 32, which lies between the others."""
     (row,) = (row for row in result["crossover"] if row["dim"] == DIMS[1])
     faster = f"from {row['length']:,} tokens on" if row["found"] else f"at none of the lengths up to {row['length']:,}"
-    return f"Linear attention is faster than PyTorch's softmax attention {faster} (D = {row['dim']})."
+    return f"Linear attention is faster than PyTorch's softmax attention {faster} (heads {row['dim']} wide)."
 
 
 def report(result: dict) -> str:
@@ -176,8 +176,8 @@ def report(result: dict) -> str:
     }
     lines = [headline(result), "", *(f"{name:<30}" + "".join(f"{x:>12}" for x in row) for name, row in cells.items())]
 
-    vectors = f"D = {result['config']['dim']}, synthetic, mean of {len(result['seeds'])} seeds"
-    lines += ["", f"Distance from softmax's weights, 0 if equal, 2 if disjoint, more if negative ({vectors})"]
+    vectors = f"D = {result['config']['dim']}, synthetic, {len(result['seeds'])} seeds"
+    lines += ["", f"Distance from softmax's weights: 0 equal, 2 disjoint, more negative ({vectors})"]
     lines.append("Largest score" + "".join(f"{f'K = {terms}':>11}" for terms in TERMS) + "   bound, K = 3")
     for score in LARGEST_SCORES[2::2]:
         row = {row["terms"]: row for row in result["errors"] if row["largest_score"] == score}
@@ -195,16 +195,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_flag("out", default=Config.out, help="folder for the result and the plots (runs)")
     args = vars(parser.parse_args(argv))
     config = Config(**args | {"seeds": tuple(args["seeds"])})
+    (Path(config.out) / "q1").mkdir(parents=True, exist_ok=True)  # fails now, not when all is measured
     result = run(config)
     path = records.save_results(config.out, result)
     print(report(result))
-    import q1_plots  # matplotlib takes a second
+    with command_line.attempt("drawing"):
+        import q1_plots  # matplotlib takes a second
 
-    print(
-        "\nplots:",
-        *(plot for plot in q1_plots.draw(path, Path(config.out) / "plots") if plot.suffix == ".png"),
-        sep="\n  ",
-    )
+        plots = q1_plots.draw(path, Path(config.out) / "plots")
+        print("\nplots:", *(plot for plot in plots if plot.suffix == ".png"), sep="\n  ")
 
 
 if __name__ == "__main__":

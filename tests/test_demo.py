@@ -53,9 +53,6 @@ def digits(wrong):
 
 
 def test_question_1_in_words():
-    said = demo.overtaking({"crossover": CROSSOVER}, dim=16)
-    assert said.endswith("faster than PyTorch's softmax attention from 512 tokens on (heads 16 wide).")
-    assert "at none of the lengths up to 16,384" in demo.overtaking({"crossover": CROSSOVER}, dim=64)
     assert "0.6 % of the attention" in demo.closeness({"errors": ERRORS})
     assert demo.crossovers({"crossover": CROSSOVER}).rows[1] == ["64", "not up to 16,384", "4.00 ms", "3.00 ms"]
 

@@ -152,10 +152,10 @@ def test_the_report_is_a_sentence_and_at_most_a_dozen_lines_of_table(demo):
 
 def test_the_headline_follows_the_measurement():
     rows = [{"dim": dim, "length": dim * 64, "found": True} for dim in (16, 32, 64)]
-    said = "Linear attention is faster than PyTorch's softmax attention from 2,048 tokens on (D = 32)."
+    said = "Linear attention is faster than PyTorch's softmax attention from 2,048 tokens on (heads 32 wide)."
     assert q1_demo.headline({"crossover": rows}) == said
     rows[1] |= {"length": 16384, "found": False}
-    assert "at none of the lengths up to 16,384 (D = 32)" in q1_demo.headline({"crossover": rows})
+    assert "at none of the lengths up to 16,384 (heads 32 wide)" in q1_demo.headline({"crossover": rows})
 
 
 def test_nothing_that_is_shown_can_lose_the_result(tmp_path, monkeypatch):
