@@ -5,8 +5,6 @@ import itertools
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -488,13 +486,6 @@ def test_another_corpus_is_rehearsed_beside_the_first(trained, corpus_dir, tmp_p
     capsys.readouterr()
     assert main(["train", *flags, "--rehearse", str(tmp_path / "nowhere")]) == 2
     assert "there is no" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_messages_name_the_command_as_it_was_typed():
-    command = [sys.executable, "-m", "asr", "transcribe", "a.wav", "--checkpoint", "none.safetensors"]
-    done = subprocess.run(command, cwd=records.ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr.startswith("python -m asr: error: ")
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def test_a_users_mistake_is_one_line_and_an_exit_code(capsys, monkeypatch, error
     assert err.endswith("\n")
 
 
+def test_messages_name_a_module_as_it_was_typed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/some/where/asr/__main__.py"])
+    command_line.say("error: no clip")
+    assert capsys.readouterr().err == "python -m asr: error: no clip\n"
+
+
 def test_success_is_zero_and_a_bug_keeps_its_traceback(capsys):
     @command_line.entry_point
     def main(argv=None):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import image_data
 from records import ROOT
 
 NOWHERE, FOLDER, FILE = "{nowhere}", "{folder}", "{file}"  # a path that is not there, an empty folder, a text file
@@ -67,6 +68,7 @@ def test_every_command_is_here():
 def paths(tmp_path, monkeypatch):
     """What stands for the paths in a call; the test runs in a folder of its own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(image_data, "SYNTHETIC_OCT_SIZE", 40)  # or drawing them takes longer than all else
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.txt").write_text("nothing that anybody wants")
     return {"nowhere": tmp_path / "nowhere", "folder": tmp_path / "folder", "file": tmp_path / "file.txt"}
