@@ -16,6 +16,7 @@ from asr.audio import SAMPLE_RATE, SILENCE
 
 WILD = 3  # times as far from its neighbours as any other sample within 20 ms, and
 WILD_SHARE = 0.4  # of the highest peak: a click. Of LJ Speech's clips one in a hundred has such a sample
+OFFSET = 0.01  # of the highest peak: what is less, 40 dB below it, stays as it is
 
 
 def without_faults(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -24,7 +25,8 @@ def without_faults(samples: np.ndarray, rate: int) -> np.ndarray:
     good = ~_clicks(found, rate).numpy()
     if good.any():
         samples = np.interp(np.arange(len(samples)), good.nonzero()[0], samples[good]).astype(np.float32)
-    return samples - samples.mean(dtype=np.float64).astype(np.float32)
+    offset = samples.mean(dtype=np.float64).astype(np.float32)
+    return samples - offset if abs(offset) > OFFSET * np.abs(samples).max() else samples
 
 
 def _clicks(samples: Tensor, rate: int) -> Tensor:
