@@ -93,8 +93,8 @@ LARGEST_WRITTEN_OUT = 2**20  # scores of a head: beyond that their memory counts
 
 
 def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, hidden: Tensor | None) -> Tensor:
-    on_cpu, small = query.device.type == "cpu", query.shape[-2] * key.shape[-2] <= LARGEST_WRITTEN_OUT
-    if not (on_cpu and small and query.dtype == torch.bfloat16):
+    written_out = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.compiler.is_exporting()
+    if not written_out or query.shape[-2] * key.shape[-2] > LARGEST_WRITTEN_OUT:
         is_causal = causal and hidden is None
         visible = None if is_causal else visible_keys(query, key, causal, hidden)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal)
