@@ -249,10 +249,8 @@ def _checked_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(member) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-        file.read()  # at the end zipfile compares the checksum
-    return array
+    with archive.open(member) as file:  # whose checksum zipfile compares, since all of it is read
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def read_idx(path: Path, dimensions: int, largest: int) -> np.ndarray:

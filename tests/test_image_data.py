@@ -164,13 +164,24 @@ def in_each_header(offset, value):
     return apply
 
 
-def promise_terabytes(_):
-    header, buffer = io.BytesIO(), io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 28, 28)})
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name in arrays():
-            file.writestr(f"{name}.npy", header.getvalue())
-    return buffer.getvalue()
+def with_header(shape, pixels=b""):
+    """An archive each of whose arrays claims a shape before its pixels."""
+
+    def apply(_):
+        header, buffer = io.BytesIO(), io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(buffer, "w") as file:
+            for name in arrays():
+                file.writestr(f"{name}.npy", header.getvalue() + pixels)
+        return buffer.getvalue()
+
+    return apply
+
+
+def flip_a_stored_byte(_):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays())
+    return flip_a_byte(buffer.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -184,9 +195,11 @@ def promise_terabytes(_):
         (lambda data: b"\n<!DOCTYPE html><html>403 Forbidden</html>", "it is a web page"),
         (in_each_header(6, b"\1\0"), "train_images is encrypted"),
         (in_each_header(8, b"\x63\0"), "train_images is compressed in a way"),
-        (promise_terabytes, "784,000,000,000,128 bytes"),
+        (with_header((10**12, 28, 28)), "784,000,000,000,128 bytes"),
+        (with_header((2, 28, 28), bytes(3 * 28 * 28)), "1,696 bytes"),
+        (flip_a_stored_byte, "Bad CRC-32"),
     ],
-    ids=["empty", "truncated", "random", "flipped", "npy", "page", "encrypted", "method", "terabytes"],
+    ids=["empty", "truncated", "random", "flipped", "npy", "page", "encrypted", "method", "claims", "more", "stored"],
 )
 def test_damaged_files(tmp_path, damage, words):
     (tmp_path / "octmnist.npz").write_bytes(damage(npz_bytes(**arrays())))
