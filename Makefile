@@ -108,7 +108,7 @@ submission: ## the report and the code in one zip
 ## Develop
 
 test-rest: .venv/installed-dev
-	$(RUN) -m pytest -m "slow or real_data"
+	$(RUN) -m pytest -n auto --dist loadfile -m "slow or real_data"
 
 test-all: test test-rest ## also the slow tests, and those on real data in ../shared/data (skipped without it)
 
