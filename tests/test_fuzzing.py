@@ -26,7 +26,7 @@ from image_data import read_idx, read_npz
 from pictures import read_image
 
 FILES = 200  # of each format
-SECONDS, MEGABYTES = 3, 200  # for one file
+SECONDS, MEGABYTES = 20, 200  # for one file
 CLASSIFIER = records.ROOT / "checkpoints" / "pneumoniamnist-strong.safetensors"
 GREY = (np.add.outer(np.arange(60), 2 * np.arange(50)) * 3 % 256).astype(np.uint8)
 
