@@ -78,13 +78,13 @@ def linear_attention(
     query, key, value = _cast_by_autocast(query, key, value)
     _check_inputs(query, key, value, causal)
     leading = _leading(query, key, value)
-    flat = [x.expand(*leading, -1, -1).reshape(math.prod(leading), *x.shape[-2:]) for x in (query, key, value)]
+    inputs = [x.expand(*leading, -1, -1) for x in (query, key, value)]
     hidden = None
     if key_padding_mask is not None:
         _check_mask(key_padding_mask, leading, key.shape[-2])
-        hidden = key_padding_mask.expand(*leading, -1).reshape(math.prod(leading), key.shape[-2])  # (N, S)
-    output, _ = q1_operator.apply(*flat, hidden, terms, causal, _scale(query, scale))
-    return output.view(*leading, *output.shape[1:])
+        hidden = key_padding_mask.expand(*leading, -1)  # (..., S)
+    output, _ = q1_operator.apply(*inputs, hidden, terms, causal, _scale(query, scale))
+    return output
 
 
 class LinearAttentionState:

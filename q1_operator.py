@@ -3,12 +3,13 @@
 The passes of q1_chunked become two operators that no tracer looks into, `q1::attend` and `q1::attend_backward`.
 Derivatives beyond the first, and those in forward mode, are taken of the quadratic form.
 
-Letters: L queries, S keys, D head dimension, E value dimension, N leading dimensions as one.
+Letters: L queries, S keys, D head dimension, E value dimension.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -22,15 +23,18 @@ from q1_chunked import accumulator, check_positive, full_precision
 def attend(
     query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, terms: int, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """(N, L, D), (N, S, D), (N, S, E), mask (N, S) -> output (N, L, E), and the sums of the weights (N, 1, L)."""
-    return q1_chunked.attend(query, key, value, hidden, terms, causal, scale)
+    """(..., L, D), (..., S, D), (..., S, E), mask (..., S) -> output (..., L, E), sums of the weights (..., 1, L)."""
+    flat = _flat(query, key, value, hidden)
+    output, normaliser = q1_chunked.attend(*flat, terms, causal, scale)
+    leading, length = query.shape[:-2], query.shape[-2]
+    return output.view(*leading, length, value.shape[-1]), normaliser.view(*leading, 1, length)
 
 
 @attend.register_fake
 def _(query, key, value, hidden, terms, causal, scale):
-    heads, length = query.shape[:2]
-    sums = value.new_empty(heads, 1, length, dtype=accumulator(value))
-    return value.new_empty(heads, length, value.shape[-1]), sums
+    *leading, length, _ = query.shape
+    sums = value.new_empty(*leading, 1, length, dtype=accumulator(value))
+    return value.new_empty(*leading, length, value.shape[-1]), sums
 
 
 @torch.library.custom_op("q1::attend_backward", mutates_args=())
@@ -46,8 +50,11 @@ def attend_backward(
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by query, key and value from that by the output (N, L, E)."""
-    return q1_chunked.attend_backward(grad, query, key, value, hidden, output, normaliser, terms, causal, scale)
+    """Gradients by query, key and value from that by the output (..., L, E)."""
+    grad, output, normaliser = _flat(grad, output, normaliser)
+    flat = _flat(query, key, value, hidden)
+    grads = q1_chunked.attend_backward(grad, *flat, output, normaliser, terms, causal, scale)
+    return tuple(x.view(like.shape) for x, like in zip(grads, (query, key, value), strict=True))
 
 
 @attend_backward.register_fake
@@ -80,7 +87,7 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, *inputs):
-        return _among_the_heads(apply, info, in_dims, inputs)
+        return _lead(apply, info, in_dims, inputs)
 
 
 class AttentionBackward(torch.autograd.Function):
@@ -109,7 +116,7 @@ class AttentionBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, *inputs):
-        return _among_the_heads(AttentionBackward.apply, info, in_dims, inputs)
+        return _lead(AttentionBackward.apply, info, in_dims, inputs)
 
 
 attend.register_autograd(Attention.backward, setup_context=Attention.setup_context)
@@ -123,17 +130,22 @@ def apply(*inputs) -> tuple[Tensor, Tensor]:
     return (attend if torch.compiler.is_exporting() else Attention.apply)(*inputs)
 
 
-def _among_the_heads(function: Callable, info, in_dims, inputs):
-    """Under vmap the mapped dimension becomes a part of the first one, N."""
+def _flat(*inputs: Tensor | None) -> list[Tensor | None]:
+    """With the leading dimensions as one, N: those of the first are those of all."""
+    leading = inputs[0].dim() - 2
+    return [x if x is None else x.reshape(math.prod(x.shape[:leading]), *x.shape[leading:]) for x in inputs]
 
-    def expose(x, dim):
+
+def _lead(function: Callable, info, in_dims, inputs):
+    """Under vmap the mapped dimension becomes one more leading dimension."""
+
+    def lead(x, dim):
         if not isinstance(x, Tensor):
             return x
         return x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
 
-    exposed = list(map(expose, inputs, in_dims))
-    outputs = function(*(x.flatten(0, 1) if isinstance(x, Tensor) else x for x in exposed))
-    return tuple(x.unflatten(0, exposed[0].shape[:2]) for x in outputs), (0,) * len(outputs)
+    outputs = function(*map(lead, inputs, in_dims))
+    return outputs, (0,) * len(outputs)
 
 
 # --- the definition ----------------------------------------------------------------------------------

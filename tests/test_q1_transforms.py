@@ -289,10 +289,13 @@ def test_a_block_can_be_mapped_compiled_exported_planned_and_copied(kernel, leng
     together = torch.autograd.grad((block(x) ** 3).sum(), [*parameters.values()])
     torch.testing.assert_close(tuple(g.sum(0) for g in one_by_one.values()), together, **EXACT_GRADIENT)
 
-    options = {"causal": True, "key_padding_mask": hidden}
-    exported = torch.export.export(block, (x,), options)
-    for other in (exported.module(), copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
-        torch.testing.assert_close(other(x, **options), expected, **EXACT)
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}  # of x and of the mask
+    exported = torch.export.export(
+        Module(function), (torch.ones(3, 5, 8).double(), hidden.new_ones(3, 5)), dynamic_shapes=((sizes, sizes),)
+    )
+    torch.testing.assert_close(exported.module()(x, hidden), expected, **EXACT)
+    for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        torch.testing.assert_close(other(x, causal=True, key_padding_mask=hidden), expected, **EXACT)
     assert function(x[:0], hidden[:0]).shape == (0, length, 8)
     with torch.device("meta"):
         assert Block(8, 2, kernel)(torch.ones(2, length, 8)).shape == (2, length, 8)
