@@ -63,7 +63,8 @@ def spans_to_keep(samples: Tensor) -> list[tuple[int, int]]:
     peak = samples.abs().max()
     if peak < SILENCE:
         return []
-    with tqdm(total=100, desc="looking for speech", unit="%", leave=False, disable=None) as progress:
+    share = "{desc}: {percentage:.0f}%|{bar}|"
+    with tqdm(total=100, desc="looking for speech", bar_format=share, leave=False, disable=None) as progress:
         found = _detector()(
             samples / peak, progress_tracking_callback=lambda share: progress.update(share - progress.n)
         )
