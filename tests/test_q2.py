@@ -50,7 +50,7 @@ def data_root(tmp_path_factory):
 
 def script(*flags, **kwargs):
     command = [sys.executable, str(SCRIPT), *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, **kwargs)
 
 
 @pytest.fixture
@@ -409,6 +409,7 @@ def running(pid):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_sweep_leaves_nobody_behind_and_goes_on(tmp_path, data_root, end):
@@ -431,6 +432,7 @@ def test_a_killed_sweep_leaves_nobody_behind_and_goes_on(tmp_path, data_root, en
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # nine processes, which a busy machine starts slowly
 def test_runs_side_by_side_equal_the_same_runs_one_by_one(tmp_path, data_root):
     flags = ["--epochs", "1", "--data_root", str(data_root)]
     assert script(*flags, "--sweep", "--seeds", 0, 1, "--out", tmp_path / "sweep").returncode == 0
