@@ -66,8 +66,8 @@ def linear_attention(
 
     Works under `torch.func` (vmap, grad, jvp and what nests them), `torch.compile(fullgraph=True)`, `torch.export` (a
     saved program needs this module imported), `torch.jit.trace`, activation checkpointing, and on meta tensors.
-    Derivatives beyond the first, or in forward mode, take O(L S) memory. PyTorch itself has no second derivative of
-    compiled code. `torch.jit.script` cannot read this function.
+    Derivatives beyond the first, or in forward mode, take O(L S) memory. Of compiled code PyTorch has no second
+    derivative, and of an exported program only the first, in reverse mode. `torch.jit.script` cannot read this.
 
     Raises ValueError for shapes that don't fit, for `causal` with L != S, and for a query whose weights don't have a
     positive sum: with an even number of terms they can be negative, while 1 + t + t^2/2 is at least 1/2; but in float32

@@ -63,7 +63,7 @@ def _(grad, query, key, value, *_):
 
 
 class Attention(torch.autograd.Function):
-    """`attend` with derivatives: what it is outside of compiled code."""
+    """`attend` with derivatives in both modes."""
 
     @staticmethod
     def forward(*inputs):
@@ -119,15 +119,14 @@ class AttentionBackward(torch.autograd.Function):
         return _lead(AttentionBackward.apply, info, in_dims, inputs)
 
 
+# an exported program holds the operator alone, of which PyTorch takes derivatives in reverse mode
 attend.register_autograd(Attention.backward, setup_context=Attention.setup_context)
-attend.register_vmap(Attention.vmap)
-attend_backward.register_vmap(AttentionBackward.vmap)
 
 
 @torch.compiler.allow_in_graph
 def apply(*inputs) -> tuple[Tensor, Tensor]:
-    """`attend`, differentiable. An exported program can hold an operator with its derivative, but no Function."""
-    return (attend if torch.compiler.is_exporting() else Attention.apply)(*inputs)
+    """`attend`, differentiable: what compilers take as it is, with its forward mode."""
+    return Attention.apply(*inputs)
 
 
 def _flat(*inputs: Tensor | None) -> list[Tensor | None]:

@@ -53,6 +53,7 @@ def third_derivative(f):
 
 TRANSFORMS = {
     "vjp": lambda f: lambda q, k, v: vjp(f, q, k, v)[1](v),
+    "vjp of many": lambda f: lambda q, k, v: vmap(vjp(f, q, k, v)[1], 1)(torch.stack([v, 2 * v], 1)),
     "jvp": lambda f: lambda q, k, v: jvp(f, (q, k, v), (k, v, q)),
     "jvp by one input": lambda f: lambda q, k, v: jvp(lambda k: f(q, k, v), (k,), (q,)),
     "jacrev": lambda f: jacrev(f, (0, 1, 2)),
