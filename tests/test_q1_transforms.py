@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import q1_monomials
-from attention import KERNELS, Block
+from attention import KERNELS, Block, MultiHeadAttention
 from q1_linear_attention import (
     LinearAttentionState,
     approximation_bound,
@@ -300,6 +300,13 @@ def test_a_block_can_be_mapped_compiled_exported_planned_and_copied(kernel, leng
     assert function(x[:0], hidden[:0]).shape == (0, length, 8)
     with torch.device("meta"):
         assert Block(8, 2, kernel)(torch.ones(2, length, 8)).shape == (2, length, 8)
+
+
+def test_bfloat16_too_is_exported_for_any_length():
+    layer, sizes = MultiHeadAttention(8, 2).bfloat16(), {1: torch.export.Dim("length")}
+    program = torch.export.export(layer, (torch.ones(1, 5, 8).bfloat16(),), dynamic_shapes=(sizes,))
+    x = torch.randn(1, 9, 8).bfloat16()
+    torch.testing.assert_close(program.module()(x), layer(x), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("length", [3, 12])
