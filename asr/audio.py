@@ -76,7 +76,8 @@ def resample(samples: Tensor, rate: int) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _resampler(rate: int) -> Resample:
-    return Resample(rate, SAMPLE_RATE)
+    with torch.device("cpu"):  # whatever device is the default where it is first needed
+        return Resample(rate, SAMPLE_RATE)
 
 
 # --- spectrograms ------------------------------------------------------------------------------------
@@ -101,14 +102,15 @@ def log_mel(samples: Tensor, features: Features) -> Tensor:
 @functools.cache
 def _mel_spectrogram(features: Features) -> MelSpectrogram:
     # Slaney's mel scale, as in Whisper: on the other one, some filters fall between two bins of the transform
-    return MelSpectrogram(
-        features.sample_rate,
-        n_fft=features.window,
-        hop_length=features.hop,
-        n_mels=features.mel_bins,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    with torch.device("cpu"):
+        return MelSpectrogram(
+            features.sample_rate,
+            n_fft=features.window,
+            hop_length=features.hop,
+            n_mels=features.mel_bins,
+            norm="slaney",
+            mel_scale="slaney",
+        )
 
 
 def clip_features(path: Path, features: Features, longest_seconds: float) -> tuple[np.ndarray, str]:

@@ -17,6 +17,7 @@ import soundfile
 import torch
 
 import asr.data
+from asr import audio
 from asr.audio import Features, UnusableSound, log_mel, read_audio
 from asr.data import Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus, read_metadata, split
 from asr.text import EMPTY, MAX_TOKENS, START, STOP, UNKNOWN, VOCABULARY, decode, encode, normalise
@@ -219,6 +220,13 @@ def test_log_mel_is_what_its_definition_says(hop_ms):
     assert found.shape == expected.shape == (1 + len(samples) // round(16 * hop_ms), 80)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
+
+
+def test_the_first_clip_under_another_default_device_leaves_the_next_as_it_is():
+    features = Features(mel_bins=20)  # of no other test
+    with torch.device("meta"):
+        audio._mel_spectrogram(features)
+    assert log_mel(torch.ones(800), features).device.type == "cpu"
 
 
 def test_log_mel_hears_a_tone_in_its_own_bin():
