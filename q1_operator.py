@@ -13,13 +13,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 import q1_chunked
 from q1_chunked import accumulator, check_positive, full_precision
 
 
-@torch.library.custom_op("q1::attend", mutates_args=())
+@library.custom_op("q1::attend", mutates_args=())
 def attend(
     query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, terms: int, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def _(query, key, value, hidden, terms, causal, scale):
     return value.new_empty(*leading, length, value.shape[-1]), sums
 
 
-@torch.library.custom_op("q1::attend_backward", mutates_args=())
+@library.custom_op("q1::attend_backward", mutates_args=())
 def attend_backward(
     grad: Tensor,
     query: Tensor,
