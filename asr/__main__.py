@@ -14,9 +14,11 @@ import command_line  # first, for Ctrl-C during the others
 
 import argparse
 import json
+import math
 from functools import partial
 
 import records
+from asr.text import MAX_TOKENS
 
 SHIPPED = records.ROOT / "checkpoints" / "ljspeech-345-tuned-lstm.safetensors"
 CACHE = "data/features"
@@ -77,6 +79,8 @@ def build_parser() -> command_line.ArgumentParser:
     evaluate.add_flag("data", default="data/LJSpeech-1.1", metavar="DIR", help="a corpus in LJ Speech's layout")
     evaluate.add_flag("part", default="test", choices=("train", "validation", "test"), help="part of it (test)")
     evaluate.add_flag("ctc", action="store_true", help="read off the encoder's CTC head alone, without the decoder")
+    text = f"most characters to write per second of sound, never more than {MAX_TOKENS - 1} in all (0: no such limit)"
+    evaluate.add_flag("pace", type=float, default=0.0, help=text)
     text = "score JOIN neighbouring clips after one another as one: longer than any in training (1)"
     evaluate.add_flag("join", type=int, default=1, help=text)
     evaluate.add_flag("overwrite", action="store_true", help="replace another model's or corpus's result of that name")
@@ -129,9 +133,9 @@ def run_evaluate(args: dict) -> None:
     model, features = load_model(args["checkpoint"])
     corpus = load_corpus(args["data"], features, args["cache"])
     part = getattr(corpus, args["part"]).joined(args["join"])
-    limit = model.decoder.longest(args["join"])
-    listen = ctc_greedy if args["ctc"] else search(args["beam"], args["ctc_weight"], limit)
-    usual = {"ctc": False, "beam": 1, "ctc_weight": 0, "join": 1}
+    per_frame = args["pace"] * features.hop_ms / 1000 if args["pace"] else math.inf
+    listen = ctc_greedy if args["ctc"] else search(args["beam"], args["ctc_weight"], per_frame)
+    usual = {"ctc": False, "beam": 1, "ctc_weight": 0, "pace": 0, "join": 1}
     others = ((name, args[name]) for name in usual if args[name] != usual[name])
     suffix = "".join(f"-{name}" if value is True else f"-{name}{value:g}" for name, value in others)
     checkpoint = {"checkpoint": Path(args["checkpoint"]).name, "digest": records.file_digest(args["checkpoint"])}
@@ -194,11 +198,11 @@ def clock(seconds: float) -> str:
 
 
 def check_search(args: dict) -> None:
-    ranges = {"beam": (1, 100), "join": (1, 100), "ctc_weight": (0, 0.99)}
+    ranges = {"beam": (1, 100), "join": (1, 100), "ctc_weight": (0, 0.99), "pace": (0, 1000)}
     checks = {name: command_line.within(args[name], *ranges[name]) for name in ranges if name in args}
     command_line.check_flags(argparse.Namespace(**args), checks)
-    if args.get("ctc") and (args["beam"] > 1 or args["ctc_weight"]):
-        raise ValueError("--ctc does without the decoder and its search: leave out --beam and --ctc_weight")
+    if args.get("ctc") and (args["beam"] > 1 or args["ctc_weight"] or args["pace"]):
+        raise ValueError("--ctc does without the decoder and its search: leave out --beam, --ctc_weight and --pace")
 
 
 @partial(command_line.entry_point, several_processes=True)

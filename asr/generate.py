@@ -6,6 +6,7 @@ Letters: B batch, T frames, F mel bins, N tokens, V vocabulary, W width of the b
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -18,11 +19,18 @@ from asr.text import EMPTY, MAX_TOKENS, START, STOP
 
 
 @torch.no_grad()
-def greedy(model: SpeechRecognizer, features: Tensor, lengths: Tensor, limit: int = MAX_TOKENS - 1) -> list[list[int]]:
-    """The most probable token at each step, until each sentence's stop token or `limit` tokens.
+def greedy(
+    model: SpeechRecognizer,
+    features: Tensor,
+    lengths: Tensor,
+    limit: int = MAX_TOKENS - 1,
+    per_frame: float = math.inf,
+) -> list[list[int]]:
+    """The most probable token at each step, until each sentence's stop token or its `token_limits`.
 
     Features (B, T, F), lengths (B,) -> for each clip its tokens, without start and stop.
     """
+    limits = token_limits(lengths, limit, per_frame)
     memory = model.encoder(features, lengths)
     running = torch.arange(len(features), device=features.device)  # clips that have not stopped
     token = torch.full((len(features), 1), START, device=features.device)
@@ -31,7 +39,7 @@ def greedy(model: SpeechRecognizer, features: Tensor, lengths: Tensor, limit: in
     for step in range(limit):
         logits, state = model.decoder._forward(token, memory, state)  # (B, 1, V)
         token = logits[:, -1:].argmax(-1)  # (B, 1)
-        going = (token[:, 0] != STOP).nonzero()[:, 0]
+        going = ((token[:, 0] != STOP) & (limits[running] > step)).nonzero()[:, 0]
         if len(going) < len(running):  # finished clips leave the batch
             running, token = running[going], token[going]
             memory, state = Memory(*(x[going] for x in memory)), model.decoder.select(state, going)
@@ -39,6 +47,16 @@ def greedy(model: SpeechRecognizer, features: Tensor, lengths: Tensor, limit: in
                 break
         sentences[running.cpu(), step] = token[:, 0].cpu()
     return [[token for token in sentence if token != EMPTY] for sentence in sentences.tolist()]
+
+
+def token_limits(lengths: Tensor, limit: int, per_frame: float) -> Tensor:
+    """How many tokens a search may write for clips of `lengths` frames (B,): `limit`, or `per_frame` where that is less.
+
+    At least one each. What loops, without an end of its own, ends there.
+    """
+    if math.isinf(per_frame):
+        return torch.full_like(lengths, limit)
+    return (lengths * per_frame).ceil().clamp(1, limit).long()
 
 
 @torch.no_grad()
@@ -60,23 +78,25 @@ def beam_search(
     width: int = 8,
     limit: int = MAX_TOKENS - 1,
     ctc_weight: float = 0.0,
+    per_frame: float = math.inf,
 ) -> list[list[int]]:
     """The sentence with the highest mean log-probability per token that a beam of `width` finds, for each clip.
 
     Of the logarithm, `ctc_weight` is CTC's, the rest the decoder's (joint decoding: Watanabe et al. 2017).
     """
     memory = model.encoder(features, lengths)
-    clips = zip(memory.encoded, memory.padding, strict=True)
+    limits = token_limits(lengths, limit, per_frame).tolist()
     return [
-        _search_one(model, Memory(encoded[None], padding[None]), width, limit, ctc_weight) for encoded, padding in clips
+        _search_one(model, Memory(encoded[None], padding[None]), width, most, ctc_weight)
+        for encoded, padding, most in zip(memory.encoded, memory.padding, limits, strict=True)
     ]
 
 
-def search(beam: int, ctc_weight: float, limit: int = MAX_TOKENS - 1) -> Callable[..., list[list[int]]]:
+def search(beam: int, ctc_weight: float, per_frame: float = math.inf) -> Callable[..., list[list[int]]]:
     """Of the two above the cheaper one that does: without CTC, a beam of 1 is greedy search."""
     if beam == 1 and not ctc_weight:
-        return partial(greedy, limit=limit)
-    return partial(beam_search, width=beam, limit=limit, ctc_weight=ctc_weight)
+        return partial(greedy, per_frame=per_frame)
+    return partial(beam_search, width=beam, ctc_weight=ctc_weight, per_frame=per_frame)
 
 
 def _search_one(model: SpeechRecognizer, memory: Memory, width: int, limit: int, ctc_weight: float) -> list[int]:

@@ -69,7 +69,8 @@ def score(references: list[str], hypotheses: list[str], seed: int = 0) -> dict[s
     "jaccard", "cosine" and "damerau_levenshtein" are means over clips. "wer" and "cer" are rates of the corpus:
     the errors of all clips over the words or characters of all references; the hypothesis of an empty reference
     adds its insertions. The interval is the 95 % percentile interval of a bootstrap over clips (Efron, 1979) with
-    1000 resamples, the same ones for every score.
+    1000 resamples, the same ones for every score. "cer" also has its "insertions" alone, as a rate of the corpus: what
+    was written beyond the text, of which there can be more than the text is long.
 
     Raises ValueError for no clips, or not one hypothesis for each reference.
     """
@@ -89,7 +90,10 @@ def score(references: list[str], hypotheses: list[str], seed: int = 0) -> dict[s
     }
     # (RESAMPLES, N): how often each clip is drawn when N of them are drawn with replacement
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(float)
-    return {name: _summary(*np.array(pair, dtype=float).T, draws) for name, pair in pairs.items()}
+    scores = {name: _summary(*np.array(pair, dtype=float).T, draws) for name, pair in pairs.items()}
+    inserted = sum(jiwer.process_characters(*clip).insertions for clip in clips)
+    scores["cer"]["insertions"] = float(_rate(inserted, sum(length for _, length in pairs["cer"])))
+    return scores
 
 
 def _summary(parts: np.ndarray, wholes: np.ndarray, draws: np.ndarray) -> dict:

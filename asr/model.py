@@ -75,10 +75,6 @@ class TextDecoder(nn.Module):
         """Teacher forcing: tokens (B, N) -> logits of the token after each (B, N, V)."""
         return self._forward(tokens, memory, None)[0]
 
-    def longest(self, sentences: int) -> int:
-        """How many tokens it can write for so many sentences: here as many as there are in that many of the longest."""
-        return sentences * (MAX_TOKENS - 1)
-
     def _logits(self, x: Tensor, memory: Memory, state: dict | None) -> Tensor:
         cache = None if state is None else state.setdefault("cross", {})
         x = self.cross_block(x, memory.encoded, key_padding_mask=memory.padding, cache=cache)  # (B, n, hidden_dim)
@@ -126,10 +122,6 @@ class TextDecoderTransformer(TextDecoder):
         if state is not None:
             state["seen"] = after
         return self._logits(x, memory, state), state
-
-    def longest(self, sentences: int) -> int:
-        """As many as it has positions, whatever the number of sentences."""
-        return MAX_TOKENS - 1
 
     @staticmethod
     def select(state: dict, rows: Tensor) -> dict:

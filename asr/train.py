@@ -33,6 +33,7 @@ from asr.text import EMPTY, UNKNOWN, VOCABULARY, decode
 from command_line import within
 
 VALIDATION_CLIPS = 64  # that each epoch is scored on
+TRAINING_CLIPS = 256  # whose plain loss each epoch reports, to set it beside that of the validation clips
 SHOWN = 50  # transcripts of each part that a result file quotes
 MAP_FRAMES = 256  # of the clip whose attention it holds
 
@@ -290,14 +291,18 @@ def attention_map(model: SpeechRecognizer, part: Part) -> dict:
 # --- a run -------------------------------------------------------------------------------------------
 
 
-def validation_metrics(part: Part):
-    """What each epoch reports: the loss on all validation clips, every score on some."""
-    few = part.first(VALIDATION_CLIPS)
+def epoch_metrics(corpus: Corpus, trained: Part):
+    """What each epoch reports: the plain loss on some training clips and all validation clips, every score on some.
+
+    Both losses are of the network as it is then: without dropout, changed features, smoothed labels or CTC.
+    """
+    part, few = corpus.validation, corpus.validation.first(VALIDATION_CLIPS)
+    seen = trained.first(TRAINING_CLIPS)
 
     def evaluate(model: SpeechRecognizer) -> dict[str, float]:
         scores = score(list(few.transcripts), transcribe_part(model, few))
         means = {f"validation_{name}": entry["mean"] for name, entry in scores.items()}
-        return {"validation_loss": mean_loss(model, part), **means}
+        return {"plain_training_loss": mean_loss(model, seen), "validation_loss": mean_loss(model, part), **means}
 
     return evaluate
 
@@ -343,7 +348,7 @@ def train(config: Config, corpus: Corpus, rehearsed: Corpus | None = None) -> tu
         batches,
         optimizer,
         loss_fn=lambda model, batch: training_loss(config, model, batch),
-        evaluate=validation_metrics(corpus.validation),
+        evaluate=epoch_metrics(corpus, part),
         epochs=config.epochs,
         seed=config.seed,
         augment=augment,
