@@ -40,7 +40,7 @@ help: ## list the targets
 ## Try it
 
 demo: .venv/installed ## all three questions in brief, on synthetic data: offline, about three minutes
-	@$(RUN) demo.py
+	@$(RUN) -m demo
 
 test: .venv/installed-dev ## the tests that take seconds
 	$(RUN) -m pytest -n auto --dist loadfile -m "not slow and not real_data"
@@ -57,7 +57,7 @@ homework: .venv/installed ## everything on the original data: downloads it (2.7 
 	$(RUN) hw2-q2.py --dataset pneumoniamnist --sweep --seeds 0 1 2 3 4 --resume
 	$(RUN) hw2-q2.py --dataset pneumoniamnist --recipe strong --seeds 0 1 2 3 4 --resume
 	$(RUN) hw2-q2.py --dataset synthetic-oct --sweep --seeds 0 1 2 --resume
-	for data in octmnist pneumoniamnist synthetic-oct; do $(RUN) q2_shift.py --dataset $$data || exit; done
+	for data in octmnist pneumoniamnist synthetic-oct; do $(RUN) hw2-q2.py --shift --dataset $$data || exit; done
 	$(RUN) -m asr train --decoder lstm --resume
 	$(RUN) -m asr train --decoder transformer --resume
 	for decoder in lstm transformer; do for join in 2 3; do \
@@ -69,7 +69,7 @@ notebook: .venv/installed-dev ## run hw2-q3.ipynb from top to bottom, and keep i
 
 benchmark: .venv/installed-benchmark ## speed against peers and the course's way: an hour, idle machine
 	$(RUN) benchmarks/q1_attention.py --out results
-	$(RUN) q1_plots.py results/q1/*.json --out plots
+	$(RUN) -m q1.plots results/q1/*.json --out plots
 	$(RUN) benchmarks/q2_training.py --out results
 	$(RUN) benchmarks/q3_throughput.py --out results
 	$(RUN) benchmarks/q3_silence.py --out results
@@ -79,25 +79,25 @@ benchmark: .venv/installed-benchmark ## speed against peers and the course's way
 publish: .venv/installed ## take the comparisons in runs/ over into results/, plots/ and README.md
 	mkdir -p results/q1 results/q2 results/q3
 	cp runs/q1/demo.json results/q1/
-	$(RUN) q1_plots.py results/q1/*.json --out plots
+	$(RUN) -m q1.plots results/q1/*.json --out plots
 	cp $(wildcard runs/q2/*-sweep.json runs/q2/*-shift.json runs/q2/*-strong-adam-lr0.003.json) results/q2/
-	$(RUN) q2_plots.py results/q2/*-sweep.json results/q2/*-shift.json results/q2/*-strong-*.json --out plots
+	$(RUN) -m q2.plots results/q2/*-sweep.json results/q2/*-shift.json results/q2/*-strong-*.json --out plots
 	$(if $(SPEECH_RUNS),cp $(SPEECH_RUNS) results/q3/)
-	$(RUN) q3_plots.py results/q3/*.json --out plots
-	$(RUN) -c "from synthetic_data import plot_contact_sheet; plot_contact_sheet('plots/q2/synthetic-oct-examples')"
-	$(RUN) readme_table.py
-	$(RUN) results_page.py
+	$(RUN) -m asr.plots results/q3/*.json --out plots
+	$(RUN) -c "from synthetic.scans import plot_contact_sheet; plot_contact_sheet('plots/q2/synthetic-oct-examples')"
+	$(RUN) -m publish.readme
+	$(RUN) -m publish.results_page
 
 readme: .venv/installed ## write the table of results into README.md anew
-	$(RUN) readme_table.py
+	$(RUN) -m publish.readme
 
 page: .venv/installed ## write results/index.html, the results on one page, anew
-	$(RUN) results_page.py
+	$(RUN) -m publish.results_page
 
 report: .venv/installed ## report/report.pdf, its numbers and tables from results/ (needs LaTeX)
 	@command -v latexmk > /dev/null && command -v pdflatex > /dev/null || { echo "LaTeX is missing: on Debian and Ubuntu," \
 	  "apt install texlive-latex-recommended texlive-latex-extra texlive-science texlive-fonts-recommended lmodern latexmk" >&2; exit 1; }
-	$(RUN) report/make_tables.py
+	$(RUN) -m publish.report
 	cd report && SOURCE_DATE_EPOCH=0 latexmk -pdf -interaction=nonstopmode -halt-on-error -silent -outdir=build report.tex
 	cp report/build/report.pdf report/report.pdf
 

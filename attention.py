@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from q1.monomials import feature_dim
+from q1.operators import attend_by_scores, visible_keys
 from q1_linear_attention import linear_attention
-from q1_monomials import feature_dim
-from q1_operator import attend_by_scores, visible_keys
 
 KERNELS = ("softmax", "maclaurin")
 

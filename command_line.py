@@ -10,9 +10,11 @@ import argparse
 import codecs
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import functools
 import glob
+import math
 import os
 import re
 import signal
@@ -20,11 +22,13 @@ import subprocess
 import sys
 import threading
 import time
+import typing
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NamedTuple, NoReturn, TextIO, TypeVar
 
+S = TypeVar("S")  # a settings dataclass
 INTERRUPTED = "interrupted; the same command goes on where it was, a training run with --resume"
 CLOSED_PIPE = 128 + 13  # what a shell shows of a program that ended by SIGPIPE
 
@@ -38,33 +42,156 @@ class CommandFailed(Exception):
 # --- flags -------------------------------------------------------------------------------------------
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """Accepts each flag with one dash or two, and reports a mistake in one line."""
+class Check(NamedTuple):
+    """Which values a flag may have, and those in words."""
 
-    def add_flag(self, name: str, **kwargs) -> None:
-        self.add_argument(f"--{name}", **kwargs)
+    valid: Callable[[Any], bool]
+    expected: str
+
+
+def within(low: float, high: float) -> Check:
+    """Numbers from one to another, both among them."""
+    return Check(lambda value: low <= value <= high, f"from {low:,} to {high:,}")
+
+
+SEED = within(0, 2**32 - 1)  # as NumPy takes it
+SEEDS = Check(
+    lambda seeds: len(set(seeds)) == len(seeds) and all(map(SEED.valid, seeds)), f"distinct, each {SEED.expected}"
+)
+COUNT = within(1, 1_000_000)
+POSITIVE = Check(lambda value: 0 < value < math.inf, "positive")
+NOT_NEGATIVE = Check(lambda value: 0 <= value < math.inf, "not negative")
+SHARE = Check(lambda value: 0 <= value < 1, "at least 0 and less than 1")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def flag(
+    default: Any,
+    meaning: str,
+    check: Check | None = None,
+    *,
+    choices: tuple[str, ...] = (),
+    metavar: str | None = None,
+    shown: str | None = None,
+    positional: bool = False,
+) -> Any:
+    """A field of a settings dataclass, and the flag of that name: all that is to be said of it, once.
+
+    Its type makes it a flag without a value (bool), with one (int, float, str, each perhaps `| None`), or with several
+    (tuple). `meaning` is its help, to which the default is added, or `shown` in its place. A value that is not None has
+    to pass `check`. A `positional` argument is a tuple that takes what stands without a flag, once or more.
+    """
+    declared = {"meaning": meaning, "check": check, "choices": choices, "metavar": metavar, "shown": shown}
+    return dataclasses.field(default=default, metadata=declared | {"positional": positional})
+
+
+def check_flags(config: Any) -> None:
+    """Raise ValueError for the first flag of a settings dataclass that is not valid, with what was expected of it."""
+    for field in dataclasses.fields(config):
+        value, check, choices = getattr(config, field.name), field.metadata.get("check"), field.metadata.get("choices")
+        if choices and value not in choices:
+            check = Check(lambda value: False, f"one of {', '.join(choices)}")
+        if check:
+            check_value(field.name, value, check)
+
+
+def check_value(name: str, value: Any, check: Check) -> None:
+    """Raise ValueError where the value of a flag is not valid; None, for a flag that was left out, is."""
+    if value is not None and not check.valid(value):
+        raise ValueError(f"--{name} is {value}, but must be {check.expected}")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Accepts each flag with one dash or two, and reports a mistake in one line.
+
+    Its flags are the fields of `settings`, dataclasses; what is not given is not in the parsed arguments.
+    """
+
+    def __init__(self, settings: tuple[type, ...] = (), **kwargs):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **{"prog": program()} | kwargs)
+        for kind in settings:
+            types = typing.get_type_hints(kind)
+            for field in dataclasses.fields(kind):
+                self._add(field, types[field.name])
+
+    def _add(self, field: dataclasses.Field, kind: Any) -> None:
+        declared, options = field.metadata, {"default": argparse.SUPPRESS}
+        parts = [part for part in typing.get_args(kind) if part not in (type(None), Ellipsis)]
+        if kind is bool:
+            options["action"] = "store_true"
+        else:
+            several = typing.get_origin(kind) is tuple
+            options |= {"type": parts[0] if parts else kind, "metavar": declared["metavar"]}
+            options |= {"nargs": "+"} if several else {}
+            options |= {"choices": declared["choices"]} if declared["choices"] else {}
+        help = " ".join([declared["meaning"], *self._default(field)]).replace("%", "%%")
+        if declared["positional"]:
+            self.add_argument(field.name, **options | {"help": help, "default": ()})
+        else:
+            self.add_argument(f"--{field.name}", **options, help=help)
+
+    @staticmethod
+    def _default(field: dataclasses.Field) -> list[str]:
+        """The default in brackets, where a reader is helped by it."""
+        default, shown = field.default, field.metadata["shown"]
+        if shown is None and default is not None and default is not False and default != ():
+            words = default if isinstance(default, tuple) else [default]
+            shown = " ".join(f"{word:g}" if isinstance(word, float) else str(word) for word in words)
+        return [f"({shown})"] if shown else []
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([re.sub(r"^-(?=[a-z][a-z0-9_])", "--", arg) for arg in args], namespace)
+        args = [arg if arg == "-h" else re.sub(r"^-(?=[a-z])", "--", arg) for arg in args]
+        parsed, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(parsed).items():
+            if isinstance(value, list) and name != argparse._UNRECOGNIZED_ARGS_ATTR:
+                setattr(parsed, name, tuple(value))
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
-def check_flags(config, checks: dict[str, tuple[bool, str]]) -> None:
-    """Raise ValueError for the first flag of a Config that is not valid, with what was expected of it."""
-    for name, (valid, expected) in checks.items():
-        if not valid:
-            raise ValueError(f"--{name} is {getattr(config, name)}, but must be {expected}")
+def parse(settings: type[S], argv: list[str] | None, description: str | None) -> S:
+    """A command line as an instance of a settings dataclass. Raises SystemExit as argparse does."""
+    return settings(**vars(ArgumentParser((settings,), description=description).parse_args(argv)))
 
 
-SEEDS = (0, 2**32 - 1)  # from and to, as NumPy takes them
+def parse_command(
+    commands: dict[str, tuple[type, str]], argv: list[str] | None, description: str | None
+) -> tuple[str, Any]:
+    """The name of the command that a command line begins with, and its settings.
+
+    `commands` has a settings dataclass and a line of help for each name. Raises SystemExit as argparse does.
+    """
+    parser = ArgumentParser(description=description)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (settings, meaning) in commands.items():
+        subparsers.add_parser(name, settings=(settings,), help=meaning, description=meaning)
+    given = vars(parser.parse_args(argv))
+    name = given.pop("command")
+    return name, commands[name][0](**given)
 
 
-def within(value: float | None, low: float, high: float) -> tuple[bool, str]:
-    """Whether a flag is in its range, and that range in words; None, for a flag that was left out, is."""
-    return value is None or low <= value <= high, f"from {low:,} to {high:,}"
+def flags_of(settings: Any) -> list[str]:
+    """The flags that give an instance of a settings dataclass."""
+    words = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value is None or value is False or value == ():
+            continue
+        values = [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
+        words += values if field.metadata["positional"] else [f"--{field.name}", *values]
+    return words
+
+
+def program() -> str:
+    """The command that this process runs, as one types it after python."""
+    script = Path(sys.argv[0])
+    if script.name == "__main__.py":
+        return f"python -m {script.parent.name}"
+    in_package = (script.parent / "__init__.py").exists()
+    return f"python -m {script.parent.name}.{script.stem}" if in_package else script.name
 
 
 def find_files(names: Iterable[str], suffixes: Collection[str]) -> list[Path]:
@@ -178,10 +305,8 @@ def for_each(paths: Iterable[Path], do: Callable[[Path], None]) -> int:
 
 def say(message: str, stream: TextIO | None = None) -> None:
     """One line on stderr, or on another stream, after the name of the program."""
-    script = Path(sys.argv[0])
-    name = f"python -m {script.parent.name}" if script.name == "__main__.py" else script.name
     with contextlib.suppress(OSError):
-        print(f"{name}: {' '.join(message.split())}", file=stream or sys.stderr)
+        print(f"{program()}: {' '.join(message.split())}", file=stream or sys.stderr)
 
 
 def _drop_output() -> None:

@@ -20,12 +20,14 @@ import bz2
 import shutil
 import sys
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 import records
+from command_line import flag
 from download_octmnist import fetch
 
 NAME = "LJSpeech-1.1"  # of the folder, also inside the archive
@@ -133,14 +135,19 @@ def _unfinished(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.part")  # on the same disk, so that a rename is all that is left to do
 
 
+@dataclass(frozen=True)
+class Config:
+    """The flags."""
+
+    root: Path = flag(Path("data"), "folder for the corpus")
+    url: str = flag(URL, "where the archive is, if a mirror is nearer")
+    keep_archive: bool = flag(False, "do not delete the archive in the end")
+
+
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.ArgumentParser(description="Download LJ Speech 1.1, check its SHA-256 and unpack it.")
-    parser.add_flag("root", type=Path, default=Path("data"), help="folder for the corpus (data)")
-    parser.add_flag("url", default=URL, help=f"where the archive is, if a mirror is nearer ({URL})")
-    parser.add_flag("keep_archive", action="store_true", help="do not delete the archive in the end")
-    args = parser.parse_args(argv)
-    folder = download(args.root, args.url, LJSPEECH, keep_archive=args.keep_archive)
+    config = command_line.parse(Config, argv, "Download LJ Speech 1.1, check its SHA-256 and unpack it.")
+    folder = download(config.root, config.url, LJSPEECH, keep_archive=config.keep_archive)
     print(f"{folder}: {LJSPEECH.clips:,} clips with their transcripts, in the public domain")
 
 

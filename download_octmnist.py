@@ -24,6 +24,7 @@ import shlex
 import sys
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ import requests
 from tqdm import tqdm
 
 import records
+from command_line import flag
 
 CHUNK = 64 * 1024  # bytes; a broken connection costs less than one of them
 MAX_RETRY_AFTER = 60  # seconds; a server that asks for more is for the user to come back to
@@ -237,16 +239,19 @@ def download(dataset: str, size: int, root: Path) -> None:
         print(f"next: {shlex.join(['python', 'hw2-q2.py', *given])}")
 
 
+@dataclass(frozen=True)
+class Config:
+    """The flags."""
+
+    dataset: str = flag("octmnist", "octmnist, another 2-D set of MedMNIST, or mnist")
+    size: int = flag(28, "pixels a side", choices=(28, 64, 128, 224))
+    root: Path = flag(Path("data"), "folder for the file")
+
+
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.ArgumentParser(description="Download a 2-D MedMNIST data set, or MNIST, and check its MD5.")
-    parser.add_flag("dataset", default="octmnist", help="octmnist (default), another 2-D set of MedMNIST, or mnist")
-    parser.add_flag(
-        "size", type=int, choices=[28, 64, 128, 224], default=28, help="pixels a side: 28 (default), 64, 128 or 224"
-    )
-    parser.add_flag("root", type=Path, default=Path("data"), help="folder for the file (data)")
-    args = parser.parse_args(argv)
-    download(args.dataset, args.size, args.root)
+    config = command_line.parse(Config, argv, "Download a 2-D MedMNIST data set, or MNIST, and check its MD5.")
+    download(config.dataset, config.size, config.root)
 
 
 if __name__ == "__main__":

@@ -73,10 +73,10 @@ def load_images(name: str, root: str | Path = "data", *, strict_checksum: bool =
     """
     source, task = "real", "multi-class"
     if name == "synthetic-oct":
-        import synthetic_data
+        from synthetic import scans
 
-        source, class_names = "synthetic", synthetic_data.OCT_CLASSES
-        arrays = synthetic_data.oct_splits(SYNTHETIC_OCT_SIZE)
+        source, class_names = "synthetic", scans.OCT_CLASSES
+        arrays = scans.oct_splits(SYNTHETIC_OCT_SIZE)
     elif name == "mnist":
         class_names, arrays = tuple("0123456789"), _read_mnist(Path(root))
     else:

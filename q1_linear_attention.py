@@ -9,19 +9,19 @@ this buys: `python q1_linear_attention.py`.
 
 from __future__ import annotations
 
-import command_line  # noqa: F401, first, for Ctrl-C during the others
+import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import math
 import sys
 
 import torch
 from torch import Tensor
 
-import q1_operator
-from q1_chunked import accumulator, check_positive, full_precision
-from q1_monomials import check_terms, feature_dim, maclaurin_features
+from q1 import operators
+from q1.bound import approximation_bound
+from q1.chunked import accumulator, check_positive, full_precision
+from q1.monomials import check_terms, feature_dim, maclaurin_features
 
 __all__ = [
     "LinearAttentionState",
@@ -83,7 +83,7 @@ def linear_attention(
     if key_padding_mask is not None:
         _check_mask(key_padding_mask, leading, key.shape[-2])
         hidden = key_padding_mask.expand(*leading, -1)  # (..., S)
-    output, _ = q1_operator.apply(*inputs, hidden, terms, causal, _scale(query, scale))
+    output, _ = operators.apply(*inputs, hidden, terms, causal, _scale(query, scale))
     return output
 
 
@@ -122,26 +122,6 @@ class LinearAttentionState:
         """One token: query and key (..., D), value (..., E) -> (..., E)."""
         self.add(key[..., None, :], value[..., None, :])
         return self.read(query[..., None, :])[..., 0, :]
-
-
-# --- how far it is from softmax ----------------------------------------------------------------------
-
-
-def approximation_bound(query: Tensor, key: Tensor, terms: int = 3, scale: float | None = None) -> Tensor:
-    """A bound on sum_j |a_ij - b_ij|, exact against approximated attention weights, for each query: (..., L).
-
-    By Taylor's theorem a score t has a remainder of at most r = |t|^K e^max(t,0) / K! (eq:remainder). With
-    rho = sum_j r_j / sum_j e^t_j the weights differ by at most 2 rho / (1 - rho) while rho < 1 (else by no bound:
-    infinity). For an odd K all approximated weights are positive (eq:positivity), so that it is min(2 rho, 2).
-    An output differs by at most this times the largest |value|. Quadratic in memory: meant for analysis.
-    """
-    check_terms(terms)
-    scores = query @ key.mT * _scale(query, scale)  # (..., L, S)
-    remainder = terms * scores.abs().log() + scores.clamp_min(0) - math.lgamma(terms + 1)  # its logarithm
-    rho = (remainder.logsumexp(-1) - scores.logsumexp(-1)).exp()
-    if terms % 2:
-        return (2 * rho).clamp_max(2)
-    return torch.where(rho < 1, 2 * rho / (1 - rho), torch.inf)
 
 
 # --- checks -------------------------------------------------------------------------------------------
@@ -196,7 +176,12 @@ def _scale(query: Tensor, scale: float | None) -> float:
     return query.shape[-1] ** -0.5 if scale is None else scale
 
 
-if __name__ == "__main__":
-    from q1_demo import main  # it uses this module
+@command_line.entry_point
+def main(argv: list[str] | None = None) -> None:
+    from q1 import demo  # not needed by those who import this module for its functions
 
+    demo.show(command_line.parse(demo.Config, argv, demo.__doc__), linear_attention)
+
+
+if __name__ == "__main__":
     sys.exit(main())

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-import processes
 from command_line import CommandFailed, launch
+from common import processes
 from image_data import ImageData, load_images
 from records import ANOTHER_RUN, in_words, write_file
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import MelSpectrogram, Resample
 
+from asr.config import HOP_MS
 from asr.sound_files import LONGEST_SECONDS, UnusableSound, read_sound
 
 SAMPLE_RATE = 16000  # Hz, of everything that read_audio returns
@@ -28,7 +29,7 @@ class Features:
 
     sample_rate: int = SAMPLE_RATE  # Hz
     window_ms: float = 25
-    hop_ms: float = 16.0
+    hop_ms: float = HOP_MS
     mel_bins: int = 80
 
     def __post_init__(self):

@@ -9,7 +9,7 @@ import torch
 
 from asr.audio import Features
 from asr.model import SpeechRecognizer
-from saved_models import check_like, read_weights, rebuild, write_weights
+from common.saved_models import check_like, read_weights, rebuild, write_weights
 
 WIDEST = 10_000  # hidden_dim of a checkpoint: more than any has
 EXAMPLE = {

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from asr import audio, sound_files
 from asr.audio import Features, clip_features
+from asr.config import corpus_name
 from asr.text import EMPTY, MAX_TOKENS, encode, normalise, visible
 from command_line import end_with_parent
 from records import locked
@@ -208,11 +209,6 @@ def load_corpus(
     if any(problems) and is_main_process():
         print(summary, file=sys.stderr)
     return Corpus(corpus_name(root), _source(root), words, features.hop_ms, digest, **parts)
-
-
-def corpus_name(root: str | Path) -> str:
-    """The name of its folder, also where that is given as `.` or by way of `..`."""
-    return Path(os.path.abspath(root)).name  # noqa: PTH100, resolve() would follow links
 
 
 def _sound_files(root: Path) -> dict[str, Path]:

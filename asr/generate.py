@@ -50,7 +50,7 @@ def greedy(
 
 
 def token_limits(lengths: Tensor, limit: int, per_frame: float) -> Tensor:
-    """How many tokens a search may write for clips of `lengths` frames (B,): `limit`, or `per_frame` where that is less.
+    """The most tokens that a search may write for clips of `lengths` frames (B,): `limit`, or `per_frame` if less.
 
     At least one each. What loops, without an end of its own, ends there.
     """

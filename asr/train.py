@@ -1,4 +1,4 @@
-"""Training and evaluation of a speech recogniser: the settings, the loss, checkpoints, results.
+"""Training and evaluation of a speech recogniser: the loss, checkpoints, results.
 
 Letters: B batch, T frames, F mel bins, N tokens, S encoder positions, V vocabulary.
 """
@@ -6,11 +6,8 @@ Letters: B batch, T frames, F mel bins, N tokens, S encoder positions, V vocabul
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,116 +16,22 @@ from torch import Tensor, nn
 from torchaudio.functional import mask_along_axis_iid
 from tqdm import tqdm
 
-import command_line
 import records
 import utils
 from asr.audio import Features
 from asr.checkpoint import load_model, save_model
-from asr.data import Batch, Corpus, Part, RehearsalBatches, SpeechBatches, batches_in_order, corpus_name, load_corpus
+from asr.config import Config
+from asr.data import Batch, Corpus, Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus
 from asr.generate import greedy
 from asr.metrics import score
 from asr.model import SpeechRecognizer, padding_mask
 from asr.optimizer import Muon
 from asr.text import EMPTY, UNKNOWN, VOCABULARY, decode
-from command_line import within
 
 VALIDATION_CLIPS = 64  # that each epoch is scored on
 TRAINING_CLIPS = 256  # whose plain loss each epoch reports, to set it beside that of the validation clips
 SHOWN = 50  # transcripts of each part that a result file quotes
 MAP_FRAMES = 256  # of the clip whose attention it holds
-
-
-@dataclass(frozen=True)
-class Config:
-    """The flags of `python -m asr train`."""
-
-    decoder: str = "lstm"
-    data: str = "data/LJSpeech-1.1"
-    epochs: int = 15
-    batch_size: int = 16
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.1
-    clip_norm: float = 1.0
-    label_smoothing: float = 0.1
-    ctc_weight: float = 0.3
-    hidden_dim: int = 200
-    num_heads: int = 2
-    num_blocks: int = 4
-    kernel: str = "softmax"
-    hop_ms: float = Features.hop_ms
-    clips: int | None = None
-    init: str | None = None
-    rehearse: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    mixed_precision: str = "auto"
-    out: str = "runs"
-    cache: str = "data/features"
-    name: str | None = None
-    resume: bool = False
-    overwrite: bool = False
-    tensorboard: bool = False
-
-    def __post_init__(self):
-        checks = {
-            "epochs": within(self.epochs, 1, 10_000),
-            "batch_size": within(self.batch_size, 1, 10_000),
-            "learning_rate": (0 < self.learning_rate < math.inf, "positive"),
-            "weight_decay": (0 <= self.weight_decay < math.inf, "not negative"),
-            "warmup": (0 <= self.warmup < 1, "at least 0 and less than 1"),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and less than 1"),
-            "ctc_weight": (0 <= self.ctc_weight < 1, "at least 0 and less than 1"),
-            "clip_norm": (0 <= self.clip_norm < math.inf, "not negative (0: no clipping)"),
-            "hidden_dim": (2 <= self.hidden_dim <= 1024 and self.hidden_dim % 2 == 0, "even, from 2 to 1,024"),
-            "num_heads": (
-                self.num_heads >= 1 and self.hidden_dim % self.num_heads == 0,
-                f"a divisor of --hidden_dim, which is {self.hidden_dim}",
-            ),
-            "num_blocks": within(self.num_blocks, 1, 32),
-            "hop_ms": within(self.hop_ms, 1, 25),  # the window's length
-            "clips": within(self.clips, 1, 1_000_000),
-            "seed": within(self.seed, *command_line.SEEDS),
-            "init": (self.init is None or Path(self.init).is_file(), "a file that a training run wrote"),
-            "data": (records.is_plain_name(corpus_name(self.data)), "a folder whose name a file can have"),
-            "name": (self.name is None or records.is_plain_name(self.name), "the name of a file, without a folder"),
-        }
-        command_line.check_flags(self, checks)
-
-    def settings(self) -> dict:
-        """What the trained weights depend on."""
-        elsewhere = ("data", "device", "out", "cache", "name", "resume", "overwrite", "tensorboard")
-        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in elsewhere}
-        names = {
-            "corpus": corpus_name(self.data),
-            "init": self.init and Path(self.init).name,
-            "init_digest": self.init and records.file_digest(self.init),
-            "rehearse": self.rehearse and corpus_name(self.rehearse),
-        }
-        return settings | names | {"mixed_precision": self.precision}
-
-    @property
-    def precision(self) -> str:
-        """bf16 or no; auto means bf16 where the device computes in it, not only emulates it."""
-        if self.mixed_precision != "auto":
-            return self.mixed_precision
-        if self.device != "cpu" and torch.cuda.is_available():
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            processor = torch.cpu.get_capabilities()
-            native = self.device != "mps" and (processor.get("avx512_bf16") or processor.get("amx_bf16"))
-        return "bf16" if native else "no"
-
-    @property
-    def features(self) -> Features:
-        return Features(hop_ms=self.hop_ms)
-
-    @property
-    def run_name(self) -> str:
-        return self.name or f"{corpus_name(self.data)}-{self.decoder}-seed{self.seed}"
-
-    def file(self, suffix: str) -> Path:
-        return Path(self.out) / "q3" / f"{self.run_name}{suffix}"
 
 
 # --- the loss ----------------------------------------------------------------------------------------
@@ -309,11 +212,12 @@ def epoch_metrics(corpus: Corpus, trained: Part):
 
 def initial_model(config: Config) -> SpeechRecognizer:
     """A new network, or that of `init`. Raises ValueError where the latter has other settings than asked for."""
+    features = Features(hop_ms=config.hop_ms)
     sizes = {name: getattr(config, name) for name in ("hidden_dim", "num_heads", "num_blocks", "kernel")}
-    model = SpeechRecognizer(config.decoder, config.features.mel_bins, **sizes)
+    model = SpeechRecognizer(config.decoder, features.mel_bins, **sizes)
     if config.init:
-        trained, features = load_model(config.init)
-        if features != config.features or trained.settings != model.settings:
+        trained, its_features = load_model(config.init)
+        if its_features != features or trained.settings != model.settings:
             raise ValueError(f"{config.init} is another network: give the --decoder, sizes and --hop_ms it has")
         model.load_state_dict(trained.state_dict())
     return model
@@ -373,8 +277,9 @@ def all_settings(config: Config, rehearsed: Corpus | None) -> dict:
 
 def run(config: Config) -> dict:
     """Train, then evaluate the kept epoch on validation and, once, on the test part ({} in torchrun's others)."""
-    corpus = load_corpus(config.data, config.features, config.cache)
-    rehearsed = load_corpus(config.rehearse, config.features, config.cache) if config.rehearse else None
+    features = Features(hop_ms=config.hop_ms)
+    corpus = load_corpus(config.data, features, config.cache)
+    rehearsed = load_corpus(config.rehearse, features, config.cache) if config.rehearse else None
     head = {
         "question": "q3",
         "run": config.run_name,
@@ -390,7 +295,7 @@ def run(config: Config) -> dict:
         model.half().float()  # as the checkpoint holds it: what is scored is what is saved
         if not utils.is_finite(model):  # float16 ends at 65,504
             raise utils.Diverged(len(history), history)
-        save_model(config.file(".safetensors"), model, config.features)
+        save_model(config.file(".safetensors"), model, features)
         return head | evaluated(config, corpus, model, history)
 
 

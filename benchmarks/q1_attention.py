@@ -21,7 +21,6 @@ import multiprocessing
 import statistics
 import sys
 import time
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import records
+from command_line import COUNT, POSITIVE, check_flags, flag
 from q1_linear_attention import feature_dim, linear_attention, maclaurin_features, softmax_attention
 
 LENGTHS = [2**exponent for exponent in range(9, 17)]
@@ -43,17 +43,21 @@ PASSES = ("forward", "forward and backward")
 
 @dataclass(frozen=True)
 class Config:
-    dims: tuple[int, ...] = (16, 32, 64)
-    heads: int = 4
-    repetitions: int = 5
-    threads: int = 2
-    device: str = "cpu"
-    dtype: str = "float32"
-    compile: bool = False
-    memory: bool = False
-    longest_call: float = 10.0
-    longest: int = LENGTHS[-1]
-    out: str = "runs"
+    """The flags."""
+
+    dims: tuple[int, ...] = flag((16, 32, 64), "head dimensions")
+    heads: int = flag(4, "heads", COUNT)
+    repetitions: int = flag(5, "timed calls of each contender", COUNT)
+    threads: int = flag(2, "threads of PyTorch", COUNT)
+    device: str = flag("cpu", "cpu or cuda", choices=("cpu", "cuda"))
+    dtype: str = flag("float32", "float32 or bfloat16", choices=("float32", "bfloat16"))
+    compile: bool = flag(False, "put every contender through torch.compile")
+    memory: bool = flag(False, "measure peak memory instead of time")
+    longest_call: float = flag(10.0, "seconds of one call", POSITIVE)
+    longest: int = flag(LENGTHS[-1], "the longest sequence", COUNT)
+    out: str = flag("runs", "folder of the result file")
+
+    __post_init__ = check_flags
 
     @property
     def lengths(self) -> list[int]:
@@ -372,23 +376,7 @@ def report(result: dict) -> str:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    default = Config()
-    parser.add_flag("dims", type=int, nargs="+", default=default.dims, help="head dimensions (16 32 64)")
-    parser.add_flag("heads", type=int, default=default.heads, help="heads (4)")
-    parser.add_flag("repetitions", type=int, default=default.repetitions, help="timed calls of each contender (5)")
-    parser.add_flag("threads", type=int, default=default.threads, help="threads of PyTorch (2)")
-    parser.add_flag("device", default=default.device, choices=("cpu", "cuda"), help="cpu (default) or cuda")
-    parser.add_flag(
-        "dtype", default=default.dtype, choices=("float32", "bfloat16"), help="float32 (default) or bfloat16"
-    )
-    parser.add_flag("compile", action="store_true", help="put every contender through torch.compile")
-    parser.add_flag("memory", action="store_true", help="measure peak memory instead of time")
-    parser.add_flag("longest_call", type=float, default=default.longest_call, help="seconds of one call (10)")
-    parser.add_flag("longest", type=int, default=default.longest, help="the longest sequence (65536)")
-    parser.add_flag("out", default=default.out, help="folder of the result file (runs)")
-    args = vars(parser.parse_args(argv))
-    config = Config(**args | {"dims": tuple(args["dims"])})
+    config = command_line.parse(Config, argv, __doc__)
     (Path(config.out) / "q1").mkdir(parents=True, exist_ok=True)  # fails now, not after an hour
     try:
         import taylor_series_linear_attention  # noqa: F401

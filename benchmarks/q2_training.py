@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,16 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 import records
-import synthetic_data
 import utils
+from command_line import COUNT, check_flags, flag
+from image_data import load_images
+from q2.comparison import SWEEP_LEARNING_RATES, train_side_by_side
+from q2.config import Config
+from synthetic import scans
 
 q2 = importlib.import_module("hw2-q2")
-from q2_config import Config  # noqa: E402
 
+SEEDS = 3  # of the sweep
 THREADS = torch.get_num_threads()  # PyTorch's default: one for each core
 
 
@@ -64,21 +68,21 @@ def our_epoch(data, threads: int) -> float:
     return trial["history"][0]["seconds"]
 
 
-def course_sweep(root: str, epochs: int, seeds: int) -> float:
+def course_sweep(root: str, epochs: int) -> float:
     """Seconds of the whole sweep the course's way, in a process of its own, from start to end."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, __file__, "--course_sweep", root, str(epochs), str(seeds)], check=True)
+    subprocess.run([sys.executable, __file__, "--course_sweep", root, "--sweep_epochs", str(epochs)], check=True)
     return time.perf_counter() - start
 
 
-def our_sweep(root: str, epochs: int, seeds: int) -> float:
+def our_sweep(root: str, epochs: int) -> float:
     """Seconds of the same runs through the script's own processes, from start to end."""
-    data = q2.load_images(Config.dataset, root)
+    data = load_images(Config.dataset, root)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
         base = Config(data_root=root, epochs=epochs, out=out, no_test=True, device="cpu")
-        rates = [replace(base, learning_rate=rate) for rate in q2.SWEEP_LEARNING_RATES]
-        q2.train_side_by_side([replace(rate, seed=seed) for rate in rates for seed in range(seeds)], data)
+        rates = [replace(base, learning_rate=rate) for rate in SWEEP_LEARNING_RATES]
+        train_side_by_side([replace(rate, seed=seed) for rate in rates for seed in range(SEEDS)], data)
     return time.perf_counter() - start
 
 
@@ -91,26 +95,32 @@ def compare(what: str, baseline, ours, repetitions: int, per_second: int | None 
     return {"what": what, **{side: {"median": statistics.median(v), "values": v} for side, v in sides.items()}}
 
 
+@dataclass(frozen=True)
+class Benchmark:
+    """The flags."""
+
+    out: str = flag("runs", "folder of the result file")
+    repetitions: int = flag(5, "of each comparison of one epoch", COUNT)
+    sweep_scans: int = flag(12000, "training images of the sweep", COUNT)
+    sweep_epochs: int = flag(15, "epochs of each run of the sweep", COUNT)
+    course_sweep: str | None = flag(None, "only train that way, silently, on what is in that folder", metavar="ROOT")
+
+    __post_init__ = check_flags
+
+
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.ArgumentParser(description=__doc__)
-    parser.add_flag("out", default="runs", help="folder of the result file (runs)")
-    parser.add_flag("repetitions", type=int, default=5, help="of each comparison of one epoch (5)")
-    parser.add_flag("sweep_scans", type=int, default=12000, help="training images of the sweep (12000)")
-    parser.add_flag("sweep_epochs", type=int, default=15, help="epochs of each run of the sweep (15)")
-    parser.add_flag("course_sweep", nargs=3, metavar=("ROOT", "EPOCHS", "SEEDS"), help="only train that way, silently")
-    args = parser.parse_args(argv)
+    args = command_line.parse(Benchmark, argv, __doc__)
     if args.course_sweep:
-        root, epochs, seeds = args.course_sweep
-        data = q2.load_images("octmnist", root)
-        for rate in q2.SWEEP_LEARNING_RATES:
-            for _ in range(int(epochs) * int(seeds)):
+        data = load_images("octmnist", args.course_sweep)
+        for rate in SWEEP_LEARNING_RATES:
+            for _ in range(args.sweep_epochs * SEEDS):
                 course_epoch(data, rate)
         return
     (Path(args.out) / "q2").mkdir(parents=True, exist_ok=True)  # fails now, not after an hour
-    data = q2.load_images("synthetic-oct")
+    data = load_images("synthetic-oct")
     start = time.perf_counter()
-    images, seeds = len(data.train[1]), 3
+    images = len(data.train[1])
     our_epoch(data, 1)  # warms up
     every_core = "the same, ours on every core too"
     metrics = {
@@ -126,10 +136,11 @@ def main(argv: list[str] | None = None) -> None:
         ),
     }
     with tempfile.TemporaryDirectory() as root:  # synthetic scans under OCTMNIST's name
-        np.savez(Path(root) / "octmnist.npz", **synthetic_data.oct_splits(args.sweep_scans))
-        sweep = f"sweep of 3 rates x {seeds} seeds, {args.sweep_scans} synthetic scans, {args.sweep_epochs} epochs"
-        lengths = (root, args.sweep_epochs, seeds)
-        metrics["sweep"] = compare(sweep, lambda: course_sweep(*lengths), lambda: our_sweep(*lengths), 1)
+        np.savez(Path(root) / "octmnist.npz", **scans.oct_splits(args.sweep_scans))
+        sweep = f"sweep of 3 rates x {SEEDS} seeds, {args.sweep_scans} synthetic scans, {args.sweep_epochs} epochs"
+        metrics["sweep"] = compare(
+            sweep, lambda: course_sweep(root, args.sweep_epochs), lambda: our_sweep(root, args.sweep_epochs), 1
+        )
     result = {
         "question": "q2",
         "run": "training-speed",
@@ -139,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
             "sweep_epochs": args.sweep_epochs,
             "sweep_scans": args.sweep_scans,
         },
-        "seeds": list(range(seeds)),
+        "seeds": list(range(SEEDS)),
         "data": data.describe(),
         "metrics": metrics,
         "load_average_before": os.getloadavg()[0],

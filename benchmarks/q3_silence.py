@@ -24,12 +24,13 @@ import torch
 from tqdm import tqdm
 
 import records
-from asr.__main__ import SHIPPED
 from asr.audio import read_audio
 from asr.checkpoint import load_model
+from asr.config import SHIPPED
 from asr.data import Part, load_corpus
 from asr.metrics import score
 from asr.transcribe import recognise, transcribe
+from command_line import check_flags, flag, within
 
 SECONDS = 3  # of silence
 LEVELS = {"digital silence": 0.0, "low noise": 1e-3}  # of full scale: about what the recorded clips have in pauses
@@ -39,12 +40,13 @@ GREEDY, JOINT = (1, 0.0), (8, 0.3)  # beam, and CTC's share
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "data/LJSpeech-1.1"
-    clips: int | None = None
-    out: str = "runs"
+    """The flags."""
 
-    def __post_init__(self):
-        command_line.check_flags(self, {"clips": command_line.within(self.clips, 1, 100_000)})
+    data: str = flag("data/LJSpeech-1.1", "a corpus in LJ Speech's layout", metavar="DIR")
+    clips: int | None = flag(None, "the first CLIPS clips of its test part only", within(1, 100_000), shown="all")
+    out: str = flag("runs", "folder of the result file")
+
+    __post_init__ = check_flags
 
 
 def with_silence(samples: np.ndarray, rate: int, place: str, level: float, seed: int) -> np.ndarray:
@@ -114,13 +116,7 @@ def run(config: Config, searches: tuple[str, ...] = ("greedy", "joint", "greedy,
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.ArgumentParser(description=__doc__)
-    parser.add_flag(
-        "data", default=Config.data, metavar="DIR", help="a corpus in LJ Speech's layout (data/LJSpeech-1.1)"
-    )
-    parser.add_flag("clips", type=int, default=None, help="the first CLIPS clips of its test part only (all)")
-    parser.add_flag("out", default=Config.out, help="folder of the result file (runs)")
-    config = Config(**vars(parser.parse_args(argv)))
+    config = command_line.parse(Config, argv, __doc__)
     (Path(config.out) / "q3").mkdir(parents=True, exist_ok=True)  # fails now, not after minutes
     result = run(config)
     path = records.save_results(config.out, result)

@@ -41,6 +41,7 @@ from asr.model import SpeechRecognizer
 from asr.text import EMPTY, START, STOP
 from asr.train import Config as TrainConfig
 from asr.train import augment, build_optimizer, training_loss
+from command_line import COUNT, POSITIVE, check_flags, flag
 
 warnings.filterwarnings("ignore", "At least one mel filterbank")  # so it is with the course's settings
 
@@ -49,14 +50,18 @@ COURSE_FRAMES, COURSE_TOKENS, COURSE_HOP, COURSE_RATE = 2754, 98, 160, 22050
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "data/LJSpeech-1.1"
-    clips: int = 96
-    batch_size: int = 16
-    repetitions: int = 5
-    threads: int = 2
-    num_blocks: int = 4
-    hop_ms: float = TrainConfig.hop_ms
-    out: str = "runs"
+    """The flags."""
+
+    data: str = flag("data/LJSpeech-1.1", "a corpus in LJ Speech's layout", metavar="DIR")
+    clips: int = flag(96, "clips of its training part", COUNT)
+    batch_size: int = flag(16, "clips per step, on both sides", COUNT)
+    repetitions: int = flag(5, "of each comparison", COUNT)
+    threads: int = flag(2, "threads of PyTorch", COUNT)
+    num_blocks: int = flag(4, "blocks of the encoder, on both sides", COUNT)
+    hop_ms: float = flag(TrainConfig.hop_ms, "our hop; the course's is 160 samples, 7.3 ms", POSITIVE)
+    out: str = flag("runs", "folder of the result file")
+
+    __post_init__ = check_flags
 
 
 # --- the course's way --------------------------------------------------------------------------------
@@ -186,8 +191,7 @@ def transcription(config: Config, part: Part, folder: Path) -> dict:
     samples = np.concatenate([read_audio(path) for path in part.paths[:10]])[: 10 * SAMPLE_RATE]
     soundfile.write(folder / "speech.wav", samples, SAMPLE_RATE)
     model = new_model(config, "transformer")
-    settings = TrainConfig(hop_ms=config.hop_ms)
-    save_model(folder / "model.safetensors", never_stopping(model), settings.features)
+    save_model(folder / "model.safetensors", never_stopping(model), Features(hop_ms=config.hop_ms))
     imports = [sys.executable, "-c", "import torch, torchaudio"]
     transcribe = [sys.executable, "-m", "asr", "transcribe", str(folder / "speech.wav")]
     transcribe += ["--checkpoint", str(folder / "model.safetensors")]
@@ -207,15 +211,15 @@ def transcription(config: Config, part: Part, folder: Path) -> dict:
 def run(config: Config) -> dict:
     torch.set_num_threads(config.threads)
     start = time.perf_counter()
-    settings = TrainConfig(hop_ms=config.hop_ms, device="cpu")
+    settings, features = TrainConfig(hop_ms=config.hop_ms, device="cpu"), Features(hop_ms=config.hop_ms)
     with tempfile.TemporaryDirectory() as cache:
-        corpus = load_corpus(config.data, settings.features, cache=cache)
+        corpus = load_corpus(config.data, features, cache=cache)
         part = corpus.train.first(config.clips)
         metrics = {
             "features": compare(
                 "features read from the cache instead of computed",
                 len(part),
-                lambda: compute_features(part, settings.features),
+                lambda: compute_features(part, features),
                 lambda: read_features(part),
                 config.repetitions,
             )
@@ -253,18 +257,7 @@ def run(config: Config) -> dict:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> None:
-    parser = command_line.ArgumentParser(description=__doc__)
-    parser.add_flag(
-        "data", default=Config.data, metavar="DIR", help="a corpus in LJ Speech's layout (data/LJSpeech-1.1)"
-    )
-    parser.add_flag("clips", type=int, default=Config.clips, help="clips of its training part (96)")
-    parser.add_flag("batch_size", type=int, default=Config.batch_size, help="clips per step, on both sides (16)")
-    parser.add_flag("repetitions", type=int, default=Config.repetitions, help="of each comparison (5)")
-    parser.add_flag("threads", type=int, default=Config.threads, help="threads of PyTorch (2)")
-    parser.add_flag("num_blocks", type=int, default=Config.num_blocks, help="blocks of the encoder, on both sides (4)")
-    parser.add_flag("hop_ms", type=float, default=Config.hop_ms, help="our hop; the course's is 160 samples, 7.3 ms")
-    parser.add_flag("out", default=Config.out, help="folder of the result file (runs)")
-    config = Config(**vars(parser.parse_args(argv)))
+    config = command_line.parse(Config, argv, __doc__)
     (Path(config.out) / "q3").mkdir(parents=True, exist_ok=True)  # fails now, not after an hour
     print(records.save_results(config.out, run(config)))
 

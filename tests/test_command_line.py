@@ -3,39 +3,93 @@
 import ast
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 import command_line
+from command_line import flag
 from records import ROOT
 from utils import Diverged
+
+PACKAGES = [path.parent.name for path in ROOT.glob("*/__init__.py")]
 
 # --- flags -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Settings:
+    files: tuple[Path, ...] = flag((), "what to read", metavar="FILE", positional=True)
+    no_maxpool: bool = flag(False, "strides instead of pooling")
+    learning_rate: float = flag(0.1, "step size, 50 % more than usual", command_line.POSITIVE)
+    optimizer: str = flag("sgd", "sgd or adam", choices=("sgd", "adam"))
+    seeds: tuple[int, ...] = flag((0, 1), "one run each", command_line.SEEDS)
+    n: int | None = flag(None, "how many", command_line.within(1, 5), shown="all")
+
+    __post_init__ = command_line.check_flags
+
+
 def make_parser():
-    parser = command_line.ArgumentParser(prog="hw2-q2.py")
-    parser.add_flag("no_maxpool", action="store_true")
-    parser.add_flag("learning_rate", type=float, default=0.1)
-    parser.add_flag("optimizer", choices=("sgd", "adam"), default="sgd")
-    return parser
+    return command_line.ArgumentParser((Settings,), prog="hw2-q2.py")
 
 
 @pytest.mark.parametrize("dash", ["-", "--"])
 def test_flags_take_one_dash_or_two(dash):
-    args = make_parser().parse_args([f"{dash}no_maxpool", f"{dash}learning_rate", "0.5", f"{dash}optimizer=adam"])
-    assert vars(args) == {"no_maxpool": True, "learning_rate": 0.5, "optimizer": "adam"}
-    assert vars(make_parser().parse_args([])) == {"no_maxpool": False, "learning_rate": 0.1, "optimizer": "sgd"}
+    words = ["a", f"{dash}no_maxpool", f"{dash}learning_rate", "0.5", f"{dash}optimizer=adam", f"{dash}n", "3"]
+    expected = Settings((Path("a"),), no_maxpool=True, learning_rate=0.5, optimizer="adam", n=3)
+    assert command_line.parse(Settings, words, "") == expected
+    assert command_line.parse(Settings, ["a", "b", f"{dash}seeds", "4", "2"], "").seeds == (4, 2)
+    assert vars(make_parser().parse_args(["a"])) == {"files": (Path("a"),)}  # what is not given is the dataclass's
+
+
+def test_flags_of_settings_give_them_again():
+    for settings in (
+        Settings((Path("a b"), Path("c"))),
+        Settings((Path("a"),), no_maxpool=True, learning_rate=1e-5, optimizer="adam", seeds=(7,), n=5),
+    ):
+        assert command_line.parse(Settings, command_line.flags_of(settings), "") == settings
+
+
+def test_help_has_each_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["-h"])
+    text = " ".join(capsys.readouterr().out.split())
+    for part in ("FILE", "50 % more than usual (0.1)", "sgd or adam (sgd)", "one run each (0 1)", "how many (all)"):
+        assert part in text
+    assert "instead of pooling (" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"learning_rate": 0.0}, "--learning_rate is 0.0, but must be positive"),
+        ({"learning_rate": float("nan")}, "--learning_rate is nan, but must be positive"),
+        ({"optimizer": "x"}, "--optimizer is x, but must be one of sgd, adam"),
+        ({"n": 6}, "--n is 6, but must be from 1 to 5"),
+        ({"seeds": (1, 1)}, "--seeds is (1, 1), but must be distinct, each from 0 to 4,294,967,295"),
+        ({"seeds": (-1,)}, "--seeds is (-1,), but must be distinct, each from 0 to 4,294,967,295"),
+    ],
+)
+def test_a_value_that_is_not_valid_says_what_would_be(given, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Settings(**given)
+
+
+def test_commands_have_settings_of_their_own():
+    commands = {"train": (Settings, "train"), "test": (Settings, "test")}
+    assert command_line.parse_command(commands, ["test", "a", "-n", "2"], "") == ("test", Settings((Path("a"),), n=2))
 
 
 @pytest.mark.parametrize("argv", [["--unknown"], ["-learning_rate", "fast"], ["-optimizer", "x"], ["--learning_rate"]])
 def test_a_wrong_flag_is_one_line_and_exit_code_2(capsys, argv):
     with pytest.raises(SystemExit) as caught:
-        make_parser().parse_args(argv)
+        make_parser().parse_args(["a", *argv])
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -192,7 +246,7 @@ def test_ctrl_c_is_one_line_wherever_it_comes(tmp_path, place):
 
 
 def test_every_script_is_ready_for_ctrl_c_before_it_imports_anything_slow():
-    paths = [*ROOT.glob("*.py"), *ROOT.glob("asr/*.py"), *ROOT.glob("report/*.py"), *ROOT.glob("benchmarks/*.py")]
+    paths = [path for folder in (".", *PACKAGES, "benchmarks") for path in ROOT.joinpath(folder).glob("*.py")]
     scripts = [path for path in paths if '__name__ == "__main__"' in path.read_text()]
     assert len(scripts) > 10
     for path in scripts:

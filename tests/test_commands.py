@@ -23,33 +23,33 @@ COMMANDS = {
         ("--predict", FILE, "--checkpoint", FOLDER),
         ("--predict", FILE, "--checkpoint", FILE),
         ("--dataset", "synthetic-oct", "--out", FILE),
+        ("--shift", "--out", NOWHERE),
+        ("--shift", "--out", FILE),
     ],
     "q1_linear_attention.py": [("--out", FILE)],
-    "asr/__main__.py train": [("--data", NOWHERE), ("--data", FILE), ("--init", NOWHERE), ("--init", FOLDER)],
-    "asr/__main__.py evaluate": [
+    "-m asr train": [("--data", NOWHERE), ("--data", FILE), ("--init", NOWHERE), ("--init", FOLDER)],
+    "-m asr evaluate": [
         ("--data", NOWHERE),
         ("--checkpoint", NOWHERE),
         ("--checkpoint", FOLDER),
         ("--checkpoint", FILE),
     ],
-    "asr/__main__.py transcribe": [(NOWHERE,), (FILE,), (FOLDER,), (FILE, "--checkpoint", FOLDER)],
+    "-m asr transcribe": [(NOWHERE,), (FILE,), (FOLDER,), (FILE, "--checkpoint", FOLDER)],
     "download_octmnist.py": [("--root", FILE)],
     "download_ljspeech.py": [("--root", FILE)],
-    "synthetic_data.py oct": [("--out", FOLDER)],
-    "synthetic_data.py speech": [("--texts", NOWHERE), ("--texts", FOLDER), ("--out", FILE)],
-    "q1_demo.py": [],
-    "q1_plots.py": [(NOWHERE,), (FOLDER,), (FILE,)],
-    "q2_plots.py": [(NOWHERE,), (FOLDER,), (FILE,)],
-    "q3_plots.py": [(NOWHERE,), (FOLDER,), (FILE,)],
-    "q2_shift.py": [("--out", NOWHERE), ("--out", FILE)],
+    "-m synthetic oct": [("--out", FOLDER)],
+    "-m synthetic speech": [("--texts", NOWHERE), ("--texts", FOLDER), ("--out", FILE)],
+    "-m q1.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
+    "-m q2.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
+    "-m asr.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
     "benchmarks/q1_attention.py": [("--out", FILE)],
     "benchmarks/q2_training.py": [("--out", FILE)],
     "benchmarks/q3_silence.py": [("--data", NOWHERE), ("--data", FILE)],
     "benchmarks/q3_throughput.py": [("--data", NOWHERE), ("--data", FILE)],
-    "demo.py": [("--out", FILE)],
-    "results_page.py": [],
-    "readme_table.py": [],
-    "report/make_tables.py": [],
+    "-m demo": [("--out", FILE)],
+    "-m publish.results_page": [],
+    "-m publish.readme": [],
+    "-m publish.report": [],
 }
 CALLS = [(command, *call) for command, calls in COMMANDS.items() for call in calls]
 
@@ -61,7 +61,7 @@ def is_command(path):
 def test_every_command_is_here():
     tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     commands = {path for path in tracked if is_command(path) and not path.startswith("tests/")}
-    assert {command.split()[0] for command in COMMANDS} == commands
+    assert {file_of(command) for command in COMMANDS} == commands
 
 
 @pytest.fixture
@@ -74,27 +74,34 @@ def paths(tmp_path, monkeypatch):
     return {"nowhere": tmp_path / "nowhere", "folder": tmp_path / "folder", "file": tmp_path / "file.txt"}
 
 
-MAIN_ELSEWHERE = {"q1_linear_attention.py": "q1_demo.py"}
+def split(command):
+    """What Python runs, a file or -m and a module, and the subcommand."""
+    first, *rest = command.split()
+    return ([first, rest[0]], rest[1:]) if first == "-m" else ([first], rest)
+
+
+def file_of(command):
+    """The file that holds the main() of a command."""
+    program, _ = split(command)
+    if program[0] != "-m":
+        return program[0]
+    path = program[1].replace(".", "/")
+    return f"{path}.py" if (ROOT / f"{path}.py").exists() else f"{path}/__main__.py"
 
 
 def main_of(command):
-    path = command.split()[0]
-    path = ROOT / MAIN_ELSEWHERE.get(path, path)
-    spec = importlib.util.spec_from_file_location(f"command_{path.stem}", path)
+    path = ROOT / file_of(command)
+    spec = importlib.util.spec_from_file_location(f"command_{path.parent.stem}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(spec.name, module)  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent))  # as Python does for a script
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
+    spec.loader.exec_module(module)
     return module.main
 
 
 def call(command, *flags):
     """The exit code of a command."""
     try:
-        return main_of(command)([*command.split()[1:], *flags])
+        return main_of(command)([*split(command)[1], *flags])
     except SystemExit as ended:
         return ended.code
 
@@ -126,9 +133,8 @@ def test_a_path_that_will_not_do_is_named_in_one_line(command, flags, paths, cap
 def test_help_into_a_closed_pipe_ends_without_a_word(command):
     reader, writer = os.pipe()
     os.close(reader)
-    path, *subcommand = command.split()
-    module = ["-m", "asr"] if path == "asr/__main__.py" else [path]
-    done = subprocess.run([sys.executable, *module, *subcommand, "--help"], cwd=ROOT, stdout=writer,
+    program, subcommand = split(command)
+    done = subprocess.run([sys.executable, *program, *subcommand, "--help"], cwd=ROOT, stdout=writer,
                           stderr=subprocess.PIPE, text=True, timeout=120)  # fmt: skip
     os.close(writer)
     assert done.stderr == ""

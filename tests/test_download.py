@@ -588,7 +588,7 @@ def test_every_choice_is_published():
 
 
 def test_scripts_and_synthetic_data_do_not_wait_for_torch():
-    modules = "download_octmnist, download_ljspeech, synthetic_data, synthetic_speech"
+    modules = "download_octmnist, download_ljspeech, synthetic.scans, synthetic.speech"
     code = f"import sys, {modules}; print({{'torch', 'matplotlib', 'medmnist'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=records.ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "set()\n"

@@ -17,13 +17,13 @@ from PIL import Image
 
 import asr.data
 import records
-from asr.__main__ import SHIPPED
 from asr.checkpoint import load_model
+from asr.config import SHIPPED
 from asr.data import read_metadata
 from asr.sound_files import read_sound
 from asr.text import VOCABULARY
+from common.pictures import read_image
 from image_data import read_idx, read_npz
-from pictures import read_image
 
 FILES = 200  # of each format
 SECONDS, MEGABYTES = 20, 200  # for one file

@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-import readme_table
 import records
+from publish import readme
 
 PATH = records.ROOT / "hw2-q3.ipynb"
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
@@ -59,7 +59,7 @@ def test_scores_shown_are_those_of_the_results(cells, decoder):
         assert transcript["heard"] in "\n".join(map(texts, cells))
 
 
-@pytest.mark.parametrize("table", [readme_table.question_3, readme_table.question_3_recorded])
+@pytest.mark.parametrize("table", [readme.question_3, readme.question_3_recorded])
 def test_tables_are_those_of_the_readme(table, cells):
     assert table(records.ROOT) in "\n".join(map(texts, cells))
 

@@ -158,12 +158,12 @@ def test_a_missing_result_names_the_command_that_makes_it(tmp_path):
         records.load_result(tmp_path)
 
 
-@pytest.mark.parametrize("plots", ["q1_plots", "q2_plots", "q3_plots"])
+@pytest.mark.parametrize("plots", ["q1.plots", "q2.plots", "asr.plots"])
 def test_plots_name_each_file_that_they_cannot_use(tmp_path, plots, capsys):
     contents = {"half.json": b'{"question": "q1", "run', "list.json": [1], "keys.json": HEAD | {"errors": [{}]}}
     paths = [write(tmp_path / name, content) for name, content in contents.items()]
     command = [*map(str, paths), str(tmp_path / "none.json"), "--out", str(tmp_path / "plots")]
-    bad = 3 if plots == "q3_plots" else 4  # another question's result is none of its business
+    bad = 3 if plots == "asr.plots" else 4  # another question's result is none of its business
     assert importlib.import_module(plots).main(command) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bad

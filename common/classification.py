@@ -1,0 +1,83 @@
+"""How well a classifier does: probabilities in one pass, scores, the confusion matrix, what no learning at all gets.
+
+Letters: N images, C channels, H and W their size.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from image_data import ImageData
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
+    """Log-probabilities (N, num_classes), on the CPU, of normalised images (N, C, H, W)."""
+    device = next(model.parameters()).device
+    return torch.cat([model.eval()(batch.to(device)).cpu() for batch in images.split(batch_size)])
+
+
+def scores(log_probs: Tensor, labels: Tensor, task: str) -> dict[str, float]:
+    """Loss, accuracy and macro-AUC (each class against the rest), the latter two by MedMNIST's own evaluator."""
+    from medmnist.evaluator import getACC, getAUC
+
+    truth, probabilities = labels.numpy(), log_probs.double().exp().numpy()
+    every_class = len(labels.unique()) == log_probs.shape[1]  # or there is no curve to measure
+    return {
+        "loss": F.nll_loss(log_probs, labels).item(),
+        "accuracy": float(getACC(truth, probabilities, task)),
+        "auc": float(getAUC(truth, probabilities, task)) if every_class else math.nan,
+    }
+
+
+def confusion_matrix(log_probs: Tensor, labels: Tensor) -> list[list[int]]:
+    """How many images of each class (rows) were taken for each class (columns)."""
+    classes = log_probs.shape[1]
+    return (labels * classes + log_probs.argmax(1)).bincount(minlength=classes**2).view(classes, -1).tolist()
+
+
+def confident_mistakes(log_probs: Tensor, labels: Tensor, count: int) -> list[dict]:
+    """The `count` wrong predictions with the highest probabilities: index, true and predicted class, probability."""
+    predicted = log_probs.argmax(1)
+    confidence = torch.where(predicted == labels, 0, log_probs.max(1).values.exp())  # (N,)
+    worst = [i for i in confidence.argsort(descending=True, stable=True)[:count].tolist() if confidence[i] > 0]
+    columns = {"true": labels, "predicted": predicted, "probability": confidence}
+    return [{"index": i, **{name: column[i].item() for name, column in columns.items()}} for i in worst]
+
+
+def majority_baseline(data: ImageData) -> dict:
+    """What always answering the commonest training class gets."""
+    majority = data.train[1].bincount().argmax()
+    parts = {"validation": data.val[1], "test": data.test[1]}
+    accuracy = {part: (labels == majority).double().mean().item() for part, labels in parts.items()}
+    return {"class": data.class_names[majority], "accuracy": accuracy}
+
+
+def get_number_trainable_params(model: nn.Module) -> int:
+    """Number of scalars that training adjusts."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """Multiply-add operations of one image's forward pass, as PyTorch's FLOP counter sees them."""
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *image_shape))
+    return counter.get_total_flops() // 2
+
+
+def inference_time(model: nn.Module, images: Tensor) -> float:
+    """Microseconds per image of a forward pass on the CPU: median of five passes."""
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        predict(model, images)
+        seconds.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(seconds[1:]) / len(images)  # the first one warms up

@@ -1,0 +1,41 @@
+"""Several runs of one script side by side: seeds, or a grid of configurations, each resumable by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import command_line
+import records
+import utils
+
+
+class Run(Protocol):
+    """A configuration of a script, as its settings dataclass: the command that runs it, and where its files go."""
+
+    seed: int
+
+    def command(self) -> list[str]: ...
+
+    def file(self, suffix: str) -> Path: ...
+
+
+def results_side_by_side(runs: list[Run], head: Callable[[Run], dict], keys: tuple[str, ...] = ()) -> list[dict]:
+    """The results of runs, each in a one-thread process of its script, as many at a time as there are cores.
+
+    They equal those of the same commands run one by one. `head` is how the result of a run begins, and `keys` are what
+    it has to hold (see `records.load_result`). Raises ValueError where one fails otherwise than by diverging, or leaves
+    another result than the one asked for.
+    """
+    jobs = {run.file(".log"): run.command() for run in runs}
+    command_line.side_by_side(jobs, accepted=(0, utils.Diverged.exit_code))
+    results = []
+    for run in runs:
+        path = run.file(".json")
+        result = records.load_result(path, *keys)
+        changed = records.differences(result, head(run))
+        if changed or result["seeds"] != [run.seed]:
+            raise ValueError(f"{path} is of a run with {records.in_words(changed) or 'another seed'}: run it again")
+        results.append(result)
+    return results

@@ -1,0 +1,1 @@
+"""Every course in brief, on synthetic data: what `make demo` runs."""

@@ -1,0 +1,77 @@
+"""Result files, and how their numbers are written in LaTeX."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import records
+from publish import catalogue
+from publish.catalogue import SpeechRun
+
+
+class Results:
+    """Result files by name, which remembers the ones that were read."""
+
+    def __init__(self, root: Path):
+        self.root, self.read = root, {}
+
+    def exists(self, name: str) -> bool:
+        return (self.root / "results" / f"{name}.json").exists()
+
+    def __call__(self, name: str) -> dict:
+        """The contents of results/<name>.json. Raises FileNotFoundError where there is none."""
+        path = self.root / "results" / f"{name}.json"
+        result = catalogue.read(path)
+        self.read[f"results/{name}.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return result
+
+    def speech(self, run: SpeechRun, decoder: str) -> list[dict]:
+        """The results of the seeds that were run."""
+        paths = [path for path, _ in run.results(self.root, decoder)]
+        return [self(f"q3/{path.stem}") for path in paths]
+
+    def needed_speech(self, run: SpeechRun, decoder: str) -> list[dict]:
+        """The same. Raises FileNotFoundError where none was run."""
+        found = self.speech(run, decoder)
+        if not found:
+            raise FileNotFoundError(f"{run.name.format(decoder=decoder, seed=0)} was not run here: {run.command}")
+        return found
+
+
+def plain(text: str) -> str:
+    """Text for LaTeX."""
+    text = text.replace("\\", r"\textbackslash ")
+    for character in "&%$#_{}":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}").replace("±", r"$\pm$")
+
+
+def define(key: str, value: str) -> str:
+    """What lets \\result{key} stand for the value."""
+    return rf"\expandafter\def\csname result@{key}\endcsname{{{value}}}"
+
+
+def number(value: float, digits: int = 0) -> str:
+    return f"{value:,.{digits}f}".replace(",", "{,}")  # the braces: a comma of thousands, in formulas too
+
+
+def percent(value: float, digits: int = 1) -> str:
+    return rf"{number(100 * value, digits)}\,\%"
+
+
+def spread(metric: dict, scale: float = 1, digits: int = 1) -> str:
+    return f"${records.spread(metric, scale, digits)}$".replace(" ± ", r"\pm")
+
+
+def tabular(columns: str, header: list[str], rows: list[list[str] | str]) -> str:
+    """A table; a row that is a string is a heading of the rows below it."""
+    lines = [rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule", " & ".join(header) + r" \\", r"\midrule"]
+    for place, row in enumerate(rows):
+        if isinstance(row, str):
+            lines.append(
+                (r"\addlinespace " if place else "") + rf"\multicolumn{{{len(header)}}}{{@{{}}l}}{{\emph{{{row}}}}} \\"
+            )
+        else:
+            lines.append(" & ".join(row) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])

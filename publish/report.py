@@ -1,0 +1,135 @@
+"""The report's numbers and tables, from results/: `python -m publish.report` writes report/generated/*.tex.
+
+In the text \\result{key} stands for a number, or a phrase that depends on one. Each file names the result files that it
+was made from, with their SHA-256. Where the homework's own data was used (OCTMNIST, the whole of LJ Speech), the report
+is about that; otherwise about what stands in for it.
+"""
+
+from __future__ import annotations
+
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import records
+from asr import plots as speech_plots
+from publish import catalogue
+from publish.latex import Results, define, number, plain, tabular
+from publish.tables_q1 import q1_numbers, q1_speed
+from publish.tables_q2 import q2_data, q2_layers, q2_numbers, q2_results
+from publish.tables_q3 import FULL, SIMILARITIES, q3_main, q3_numbers, q3_pairs, q3_results, q3_transcripts, speech_data
+
+HERE = Path(__file__).resolve().parent
+
+
+def method_numbers(results: Results) -> dict[str, str]:
+    environment = results("q1/attention-speed")["environment"]
+    missing = "could not be downloaded where these results were made;"
+    images = "PneumoniaMNIST (recorded) and OCT-like scans (synthetic) stand in for it."
+    speech = "its texts, spoken by espeak-ng (synthetic), and its first 345 clips (recorded) stand in for it."
+    sentences = [
+        *([] if results.exists("q2/octmnist-sweep") else [f"OCTMNIST {missing} {images}"]),
+        *([] if q3_main(results).name == FULL[0] else [f"The whole of LJ Speech {missing} {speech}"]),
+    ]
+    machine = f"{environment['cores']} cores ({plain(environment['platform'])}), {environment['gpu'] or 'no GPU'}"
+    return {
+        "method-missing": " ".join(sentences),
+        "method-machine": f"{machine}, PyTorch {environment['torch']}",
+    }
+
+
+def data_table(results: Results) -> str:
+    """What each result was measured on."""
+    rows = [["1", "random queries and keys", "synthetic", "", "", "", ""]]
+    for name in q2_data(results):
+        data = results(f"q2/{name}-sweep")["data"]
+        kind = "recorded" if data["source"] == "real" else "synthetic"
+        sizes = [number(data["sizes"][part]) for part in ("train", "val", "test")]
+        rows.append(["2", plain(data["name"]), kind, *sizes, ""])
+    described = {}
+    for run in catalogue.Q3_RUNS + catalogue.Q3_RECORDED:
+        for result in results.speech(run, "transformer"):
+            described.setdefault(result["data"]["name"], result["data"])
+    for data in described.values():
+        sizes = [number(data["sizes"][part]) for part in ("train", "validation", "test")]
+        kind = "recorded" if data["source"] == "real" else "synthetic"
+        words = speech_data(data).removesuffix(f" ({kind})")
+        rows.append(["3", words, kind, *sizes, number(sum(data["hours"].values()), 1)])
+    return tabular("clrrrrr", ["question", "data", "", "training", "validation", "test", "hours"], rows)
+
+
+def published(results: Results) -> str:
+    """Figures of others, which no run of this repository made."""
+    path = HERE / "published.json"
+    content = path.read_bytes()
+    results.read["report/published.json"] = hashlib.sha256(content).hexdigest()
+    figures, rows = json.loads(content), []
+    for row in figures["speech"]:
+        values = [number(row[name], 3) if row[name] is not None else "" for name in ("loss", *SIMILARITIES)]
+        rows.append([speech_plots.NAMES[row["decoder"]], str(row["epochs"]), *values])
+    speech = tabular("lrrrrr", ["LJ Speech (recorded)", "epochs", "loss", *SIMILARITIES.values()], rows)
+    rows = [[row["network"], number(row["auc"], 3), number(100 * row["accuracy"], 1)] for row in figures["images"]]
+    images = tabular("lrr", ["PneumoniaMNIST (recorded)", "AUC", r"accuracy (\%)"], rows)
+    return speech + r"\hfill" + "\n" + images
+
+
+def numbers(results: Results) -> str:
+    """The definitions behind \\result."""
+    lines = []
+    for group in (q1_numbers, q2_numbers, q3_numbers, method_numbers):
+        try:
+            lines += [define(key, value) for key, value in group(results).items()]
+        except FileNotFoundError as error:  # a text about them does not compile
+            command_line.say(f"note: numbers are missing from the report: {error}")
+    return "\n".join(lines)
+
+
+FILES: dict[str, Callable[[Results], str]] = {
+    "numbers": numbers,
+    "q1-speed": q1_speed,
+    "q2-layers": q2_layers,
+    "q2-results": q2_results,
+    "q3-results": q3_results,
+    "q3-transcripts": q3_transcripts,
+    "q3-pairs": q3_pairs,
+    "data": data_table,
+    "published": published,
+}
+
+
+def build(root: Path) -> dict[str, str]:
+    """The contents of each generated file, by name, from the results under `root`."""
+    texts = {}
+    for name, make in FILES.items():
+        results = Results(root)
+        try:
+            body = make(results)
+        except FileNotFoundError as error:
+            body = tabular("l", ["not run here"], [[plain(str(error).replace(f"{root}/", ""))]])
+        sources = [f"%   {path} sha256:{digest}" for path, digest in sorted(results.read.items())]
+        texts[f"{name}.tex"] = "\n".join(["% made by python -m publish from", *sources, body]) + "\n"
+    return texts
+
+
+def hash_of_sources() -> str:
+    """SHA-256 of all that the report is typeset from, but for the plots, which carry hashes of their own."""
+    paths = [path for path in sorted(HERE.rglob("*.tex")) if path.name != "sources.tex"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+@command_line.entry_point
+def main(argv: list[str] | None = None) -> None:
+    command_line.ArgumentParser(description=__doc__).parse_args(argv)
+    for name, text in build(records.ROOT).items():
+        records.write_file(HERE / "generated" / name, text.encode())
+    records.write_file(HERE / "generated" / "sources.tex", define("sources", f"sha256:{hash_of_sources()}").encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""The tables of docs/runs.md and docs/speed.md: every run, its command, its numbers, its files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import records
+from asr import plots as speech_plots
+from asr.metrics import NOT_CONVERGED
+from publish import catalogue
+from publish.catalogue import NotRun, Run, SpeechRun
+from records import spread
+
+ESCAPED = r"\|"  # a bar within a cell
+PACKAGE = "taylor-series-linear-attention"
+PLOTS = ("error", "weights", "features", "time", "curves", "confusion", "filters", "mistakes", "pooling",
+         "loss", "scores", "length", "attention")  # fmt: skip
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cell.replace('|', ESCAPED) for cell in row)} |" for row in rows)])
+
+
+def bash(commands: Iterable[str]) -> str:
+    return "\n".join(["```bash", *commands, "```"])
+
+
+def not_run(command: str, width: int) -> list[str]:
+    """The cells of a row whose result is missing, after those that say what it is."""
+    return [f"not run here: `{command}`"] + [""] * (width - 1)
+
+
+def link(root: Path, path: Path, text: str) -> str:
+    """A link to a file of the repository, from a page in docs/."""
+    return f"[{text}](../{path.relative_to(root)})"
+
+
+def figures(root: Path, folder: str, run: str, kinds: Iterable[str] = PLOTS) -> str:
+    """Links to the plots of exactly this run: `<run>-<kind>.png`, or `<run>.png` where it has but one."""
+    stems = {run: "plot"} | {f"{run}-{kind}": kind for kind in kinds}
+    paths = {root / "plots" / folder / f"{stem}.png": text for stem, text in stems.items()}
+    return ", ".join(link(root, path, text) for path, text in paths.items() if path.exists())
+
+
+def file_of(root: Path, run: Run) -> Path:
+    return root / "results" / f"{run.name}.json"
+
+
+def run_rows(root: Path, runs: Iterable[Run]) -> list[list[str]]:
+    """What, time, result file and figures of each run."""
+    rows = []
+    for run in runs:
+        try:
+            result = run.result(root)
+        except NotRun as missing:
+            rows.append([run.data, *not_run(str(missing), 3)])
+            continue
+        seconds, (folder, name) = result.get("seconds"), run.name.split("/")
+        time = "" if seconds is None else f"{seconds / 60:.1f} min"
+        rows.append([run.data, link(root, file_of(root, run), name), time, figures(root, folder, name)])
+    return rows
+
+
+def runs_1(root: Path) -> str:
+    """Question 1: everything is measured on random numbers."""
+    rows = run_rows(root, catalogue.Q1_RUNS)
+    header = table(["random queries, keys and values (synthetic)", "result", "time", "figures"], rows)
+    return f"{header}\n\n{bash(run.command for run in catalogue.Q1_RUNS)}"
+
+
+def runs_2(root: Path) -> str:
+    """Question 2: sweeps, the strong recipe, and what shifted images do."""
+    runs = [*catalogue.Q2_RUNS, *catalogue.SHIFTS.values()]
+    header = table(["data", "result", "time", "figures"], run_rows(root, runs))
+    return f"{header}\n\n{bash(run.command for run in runs)}"
+
+
+def network(model: dict) -> str:
+    """A network of Question 2 in words."""
+    settings = model["settings"]
+    kind = "no pooling" if settings["no_maxpool"] else "max-pooling"
+    return f"{'strong recipe' if settings['recipe'] == 'strong' else kind}, rate {settings['learning_rate']:g}"
+
+
+def question_2(root: Path) -> str:
+    """Every network of every comparison, with its baseline."""
+    header = ("data", "network", "seeds", "validation accuracy (%)", "test accuracy (%)", "test AUC", "parameters",
+              "mult-adds")  # fmt: skip
+    rows = []
+    for run in catalogue.Q2_RUNS:
+        result = catalogue.load(root, run.name)
+        if result is None:
+            rows.append([run.data, "", "", *not_run(run.command, 5)])
+            continue
+        baseline = result["majority_baseline"]
+        accuracy = [f"{100 * baseline['accuracy'][part]:.1f}" for part in ("validation", "test")]
+        rows.append([run.data, f"always *{baseline['class']}*", "", *accuracy, "0.5", "0", "0"])
+        for model in result["models"].values():
+            validation, test = model["metrics"].get("validation"), model["metrics"].get("test")
+            diverged = f" (diverged: seeds {model['diverged_seeds']})" if model["diverged_seeds"] else ""
+            rows.append([
+                run.data,
+                network(model) + diverged,
+                str(len(model["trials"])),
+                spread(validation["accuracy"], 100, 1) if validation else "diverged",
+                spread(test["accuracy"], 100, 1) if test else "not selected",
+                spread(test["auc"], 1, 3) if test else "",
+                f"{model['parameters']:,}",
+                f"{model['multiply_adds']:,}",
+            ])  # fmt: skip
+    return table(header, rows)
+
+
+def question_3(root: Path) -> str:
+    """Every training, scored on the test part of its corpus."""
+    return speech_table(root, "data", catalogue.Q3_RUNS)
+
+
+def question_3_recorded(root: Path) -> str:
+    """What training on recordings, on synthetic speech and on both makes of recorded speech."""
+    return speech_table(root, "trained", catalogue.Q3_RECORDED)
+
+
+def speech_table(root: Path, first: str, runs: tuple[SpeechRun, ...]) -> str:
+    """Loss and scores on the test part, then the commands."""
+    header = (first, "decoder", "seeds", "clips x epochs", "training", "loss", "Jaccard", "cosine",
+              "Damerau-Levenshtein", "WER (%)", "CER (%)")  # fmt: skip
+    rows, commands = [], []
+    for run in runs:
+        for decoder, shown in speech_plots.NAMES.items():
+            found = run.results(root, decoder)
+            if not found:
+                continue
+            budget = found[0][1].get("budget")
+            rows.append([
+                run.data,
+                shown,
+                str(len(found)),
+                f"{budget['clips']:,} x {budget['epochs']}" if budget else "",
+                minutes(found) if budget else "",
+                *(score(found, name) for name in ("loss", "jaccard", "cosine", "damerau_levenshtein", "wer", "cer")),
+            ])  # fmt: skip
+        if any(run.results(root, decoder) for decoder in speech_plots.NAMES):
+            commands.append(run.shown_command)
+    return f"{table(header, rows)}\n\n{bash(commands)}"
+
+
+def minutes(found: list[tuple[Path, dict]]) -> str:
+    """Of a training, the mean over seeds."""
+    return f"{records.mean_std([result['seconds'] / 60 for _, result in found])['mean']:.1f} min"
+
+
+def score(found: list[tuple[Path, dict]], name: str) -> str:
+    """A score of the test part: mean and deviation over seeds, or one seed's with a bootstrap's interval over clips."""
+    metrics = [result["metrics"]["test"].get(name) for _, result in found]
+    if None in metrics:
+        return ""  # no loss without the decoder
+    scale, digits = (100, 1) if name in ("wer", "cer") else (1, 3)
+    values = metrics if name == "loss" else [metric["mean"] for metric in metrics]
+    doubt = " not converged" if name == "cer" and min(values) > NOT_CONVERGED else ""
+    if len(metrics) > 1:
+        return spread(records.mean_std(values), scale, digits) + doubt
+    return (f"{metrics[0]:.3f}" if name == "loss" else interval(metrics[0], scale, digits)) + doubt
+
+
+def interval(metric: dict, scale: float, digits: int) -> str:
+    low, high = metric["interval"]
+    return f"{scale * metric['mean']:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def files_3(root: Path) -> str:
+    """Result files and figures of Question 3, on synthetic speech."""
+    joined = bash(run.shown_command for run in catalogue.Q3_JOINED)
+    return f"{speech_files(root, 'data', (*catalogue.Q3_RUNS, *catalogue.Q3_JOINED))}\n\n{joined}"
+
+
+def files_3_recorded(root: Path) -> str:
+    """The same on recorded speech."""
+    return speech_files(root, "trained", catalogue.Q3_RECORDED)
+
+
+def speech_files(root: Path, first: str, runs: Iterable[SpeechRun]) -> str:
+    rows = []
+    for run in runs:
+        found = {shown: run.results(root, decoder) for decoder, shown in speech_plots.NAMES.items()}
+        every = [result for each in found.values() for _, result in each]
+        if not every:
+            rows.append([run.data, *not_run(run.command.format(decoder="DECODER", seed="SEED"), 2)])
+            continue
+        cells = [
+            f"{shown} {', '.join(seed_link(root, path) for path, _ in each)}" for shown, each in found.items() if each
+        ]
+        joined = run in catalogue.Q3_JOINED
+        kinds = ["joined"] if joined else PLOTS if "history" in every[0] else []
+        rows.append([run.data, "; ".join(cells), figures(root, "q3", speech_plots.experiment(every[0]), kinds)])
+    return table([first, "result files, by seed", "figures"], rows)
+
+
+def seed_link(root: Path, path: Path) -> str:
+    return link(root, path, re.search(r"seed(\d+)", path.stem)[1])
+
+
+def peers(root: Path) -> str:
+    """Linear attention against other kernels at one length: how exact, and how near to the processor's limit."""
+    header = ("head dimension", "relative error", "the package's", "elu + 1", "random features",
+              "share of a matrix product's rate")  # fmt: skip
+    try:
+        result = catalogue.SPEED.result(root)
+    except NotRun as missing:
+        return table(header, [["", *not_run(str(missing), 5)]])
+    errors = {(row["contender"], row["dim"], row["length"], row["pass"]): row.get("error") for row in result["rows"]}
+    rows = [
+        [
+            dim,
+            *(
+                f"{errors[name, int(dim), int(catalogue.Q1_LENGTH), 'forward']:.3f}"
+                for name in ("this", PACKAGE, "elu + 1", "random features")
+            ),
+            f"{entry['share_of_matrix_product_rate'][catalogue.Q1_LENGTH]:.0%}",
+        ]
+        for dim, entry in result["metrics"].items()
+    ]
+    config, environment = result["config"], result["environment"]
+    setting = f"{config['heads']} heads, {config['dtype']}, {config['threads']} threads, PyTorch {environment['torch']}"
+    calls = f"medians of {config['repetitions']} alternating calls, random (synthetic) inputs"
+    return f"{table(header, rows)}\n\n{setting}, L = {int(catalogue.Q1_LENGTH):,}; {calls}."
+
+
+def speed(root: Path) -> str:
+    """The ratios that benchmarks/ measured."""
+    rows, notes = [], []
+    training = catalogue.load(root, catalogue.Q2_SPEED.name)
+    if training is None:
+        rows.append([catalogue.Q2_SPEED.data, *not_run(catalogue.Q2_SPEED.command, 3)])
+    else:
+        for name, unit in catalogue.TRAINING.items():
+            rows.append(speed_row(training["metrics"][name], unit, digits=2))
+        environment = training["environment"]
+        machine = f"{environment['cores']} cores, PyTorch {environment['torch']}"
+        notes.append(f"{machine}; medians of alternating runs, the sweep measured once.")
+    throughput = catalogue.load(root, catalogue.Q3_SPEED.name)
+    if throughput is None:
+        rows.append([catalogue.Q3_SPEED.data, *not_run(catalogue.Q3_SPEED.command, 3)])
+    else:
+        measured = throughput["metrics"]
+        beyond = measured["transcription"]["beyond_imports"]["median"]
+        rows += [speed_row(measured[name], unit, digits=1) for name, unit in catalogue.THROUGHPUT.items()]
+        config, data = throughput["config"], throughput["data"]
+        notes.append(
+            f"Question 3: {config['clips']} clips of {data['name']} ({data['source']}); our hop is"
+            f" {config['hop_ms']:g} ms, the course's 7.3 ms; our training's precision: {config['mixed_precision']}."
+            f" `python -m asr transcribe` takes {beyond:.1f} s beyond `import torch, torchaudio` for 10 s of speech."
+        )
+    header = ("what", "the course's way", "this", "ratio")
+    return "\n\n".join([table(header, rows), " ".join(notes)])
+
+
+def speed_row(row: dict, unit: str, digits: int) -> list[str]:
+    sides = [
+        f"{row[side]['median']:,.{0 if row[side]['median'] > 100 else 1}f} {unit}" for side in ("baseline", "ours")
+    ]
+    return [row["what"], *sides, f"**{row['ratio']['median']:.{digits}f}**"]
+
+
+def speed_files(root: Path) -> str:
+    """The benchmarks of training and transcription, and where their numbers are."""
+    runs = (catalogue.Q2_SPEED, catalogue.Q3_SPEED, catalogue.Q3_SILENCE)
+    rows = [row[:3] for row in run_rows(root, runs)]
+    return f"{table(['benchmark', 'result', 'time'], rows)}\n\n{bash(run.command for run in runs)}"

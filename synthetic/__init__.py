@@ -1,0 +1,1 @@
+"""Embedded data that stand in for those that have to be downloaded: OCT-like scans, spoken sentences."""
