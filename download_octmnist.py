@@ -244,7 +244,7 @@ class Config:
     """The flags."""
 
     dataset: str = flag("octmnist", "octmnist, another 2-D set of MedMNIST, or mnist")
-    size: int = flag(28, "pixels a side", choices=(28, 64, 128, 224))
+    size: int = flag(28, "pixels a side: 28, 64, 128 or 224", choices=(28, 64, 128, 224))
     root: Path = flag(Path("data"), "folder for the file")
 
 

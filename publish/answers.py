@@ -9,11 +9,14 @@ from pathlib import Path
 import records
 from asr import metrics
 from asr import plots as speech_plots
+from asr import runs as q3
 from asr.text import normalise
-from publish import catalogue, verdicts
-from publish.catalogue import NotRun, Run, SpeechRun
-from publish.runs import spread, table
+from common.catalogue import NotRun, Run
+from publish import verdicts
+from publish.tables import spread, table
+from q1 import runs as q1
 from q1.monomials import feature_dim
+from q2 import runs as q2
 
 DIM = 64  # for which the number of features is given as an example
 ANAGRAM = ("the cat sat on the mat", "tam eht no tas tac eht")
@@ -56,7 +59,7 @@ def linear_form(root: Path) -> str:
 
 
 def crossover(root: Path) -> str:
-    rows = catalogue.DEMO.result(root)["crossover"]
+    rows = q1.DEMO.result(root)["crossover"]
     lengths = ", ".join(f"{row['length']:,} (D = {row['dim']})" for row in rows)
     return f"About 4LMD operations; measured, faster than softmax attention from L = {lengths}."
 
@@ -69,57 +72,57 @@ def tested(root: Path, run: Run) -> list[dict]:
 
 def main_images(root: Path) -> str:
     """The data set that the answers are about: the homework's own where it was run."""
-    return next(name for name, run in catalogue.SWEEPS.items() if catalogue.load(root, run.name) or name != "octmnist")
+    return next(name for name, run in q2.SWEEPS.items() if run.find(root) or name != "octmnist")
 
 
 def cnn(root: Path) -> str:
     data = main_images(root)
-    model = tested(root, catalogue.SWEEPS[data])[0]
+    model = tested(root, q2.SWEEPS[data])[0]
     accuracy, rate = spread(model["metrics"]["test"]["accuracy"], 100, 1), model["settings"]["learning_rate"]
     shown = f"{accuracy} % of the test images are right, at the rate that validation chose, {rate:g}"
-    return f"{catalogue.Q2_DATA[data]}: {shown}."
+    return f"{q2.DATA[data]}: {shown}."
 
 
 def pooling(root: Path) -> str:
     data = main_images(root)
-    accuracies = [model["metrics"]["test"]["accuracy"] for model in tested(root, catalogue.SWEEPS[data])]
+    accuracies = [model["metrics"]["test"]["accuracy"] for model in tested(root, q2.SWEEPS[data])]
     pooled, strided = (spread(accuracy, 100, 1) for accuracy in accuracies)
     difference = verdicts.resolved(*accuracies)
     better = f"{'pooling' if difference > 0 else 'no pooling'} is better" if difference else "no difference is resolved"
-    return f"{catalogue.Q2_DATA[data]}: {pooled} % with pooling and {strided} % without; {better}."
+    return f"{q2.DATA[data]}: {pooled} % with pooling and {strided} % without; {better}."
 
 
 def parameters(root: Path) -> str:
     """The homework's count is for four classes, which the synthetic scans have too."""
-    counts = [f"{model['parameters']:,}" for model in tested(root, catalogue.SWEEPS["synthetic-oct"])]
+    counts = [f"{model['parameters']:,}" for model in tested(root, q2.SWEEPS["synthetic-oct"])]
     if len(set(counts)) > 1:
         return f"With pooling {counts[0]}, without {counts[1]}, for four classes."
     return f"{counts[0]} for four classes in both networks: neither pooling nor a stride has parameters."
 
 
-def main_speech(root: Path) -> SpeechRun:
+def main_speech(root: Path) -> Run:
     """The homework's own corpus where it was run, or its texts, synthesised."""
-    return catalogue.FULL if catalogue.FULL.results(root, "lstm") else catalogue.REVOICED_JOINT
+    return q3.FULL if q3.FULL.results(root, decoder="lstm") else q3.REVOICED_JOINT
 
 
-def error_rates(root: Path, run: SpeechRun, decoder: str) -> list[dict]:
+def error_rates(root: Path, run: Run, decoder: str) -> list[dict]:
     """Character error rates of every seed. Raises NotRun where there is none."""
-    found = run.results(root, decoder)
+    found = run.results(root, decoder=decoder)
     if not found:
-        raise NotRun(run.command.format(decoder=decoder, seed=run.seeds[0]))
+        raise NotRun(run.first_command(decoder=decoder))
     return [result["metrics"]["test"]["cer"] for _, result in found]
 
 
-def fewer_errors(root: Path, run: SpeechRun) -> str | None:
+def fewer_errors(root: Path, run: Run) -> str | None:
     """The decoder that gets fewer characters wrong, or None where the results cannot tell."""
     return verdicts.fewer_errors({shown: error_rates(root, run, name) for name, shown in speech_plots.NAMES.items()})
 
 
 def wrong(root: Path, decoder: str) -> str:
     """Percentages of wrong characters, with the data that they were measured on."""
-    kind = "LJ Speech (real)" if main_speech(root) == catalogue.FULL else "synthetic speech"
+    kind = "LJ Speech (real)" if main_speech(root) == q3.FULL else "synthetic speech"
     shown = []
-    for run in (main_speech(root), catalogue.RECORDED_JOINT):
+    for run in (main_speech(root), q3.RECORDED_JOINT):
         rates = [rate["mean"] for rate in error_rates(root, run, decoder)]
         shown.append(f"{spread(records.mean_std(rates), 100, 1)} %")
     return f"{shown[0]} of the characters are wrong on {kind}, {shown[1]} on recorded clips"
@@ -130,7 +133,7 @@ def lstm(root: Path) -> str:
 
 
 def transformer(root: Path) -> str:
-    better = [fewer_errors(root, run) for run in (main_speech(root), catalogue.RECORDED_JOINT)]
+    better = [fewer_errors(root, run) for run in (main_speech(root), q3.RECORDED_JOINT)]
     if better[0] == better[1]:
         conclusion = f"the {better[0]} is better on both" if better[0] else "no difference is resolved"
     else:
@@ -139,7 +142,7 @@ def transformer(root: Path) -> str:
 
 
 def memories(root: Path) -> str:
-    run = catalogue.Q3_JOINED[0]
+    run = q3.JOINED[0]
     rates = [error_rates(root, run, decoder)[0]["mean"] for decoder in speech_plots.NAMES]
     shown = " and ".join(f"{100 * rate:.0f} %" for rate in rates)
     return f"The LSTM keeps one state, the Transformer every character: on two synthetic clips in a row, CER {shown}."
@@ -160,7 +163,7 @@ ANSWERS: tuple[tuple[int, Callable[[Path], str], tuple[str, str]], ...] = (
     (10, linear_form, ("q1_linear_attention.py", "tests/q1/test_linear_attention.py")),
     (5, crossover, ("q1/chunked.py", "tests/q1/test_linear_attention.py")),
     (20, cnn, ("hw2-q2.py", "tests/q2/test_hw2_q2.py")),
-    (10, pooling, ("q2/shift.py", "tests/test_q2/shift.py")),
+    (10, pooling, ("q2/shift.py", "tests/q2/test_shift.py")),
     (5, parameters, ("hw2-q2.py", "tests/q2/test_hw2_q2.py")),
     (10, lstm, ("asr/model.py", "tests/asr/test_model.py")),
     (10, transformer, ("asr/model.py", "tests/asr/test_model.py")),

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from unittest import mock
 
-from publish.runs import table
+from publish.tables import table
 
 SCRIPTS = {  # a command, and the module whose main() reads its command line
     "q1_linear_attention.py": "q1_linear_attention",

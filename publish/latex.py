@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import records
+from common.catalogue import Run
 from publish import catalogue
-from publish.catalogue import SpeechRun
 
 
 class Results:
@@ -22,20 +22,21 @@ class Results:
     def __call__(self, name: str) -> dict:
         """The contents of results/<name>.json. Raises FileNotFoundError where there is none."""
         path = self.root / "results" / f"{name}.json"
-        result = catalogue.read(path)
+        result = catalogue.run_of(name).load(path)
         self.read[f"results/{name}.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
         return result
 
-    def speech(self, run: SpeechRun, decoder: str) -> list[dict]:
+    def speech(self, run: Run, decoder: str) -> list[dict]:
         """The results of the seeds that were run."""
-        paths = [path for path, _ in run.results(self.root, decoder)]
-        return [self(f"q3/{path.stem}") for path in paths]
+        return [self(name) for name in run.names(decoder=decoder) if self.exists(name)]
 
-    def needed_speech(self, run: SpeechRun, decoder: str) -> list[dict]:
+    def needed_speech(self, run: Run, decoder: str) -> list[dict]:
         """The same. Raises FileNotFoundError where none was run."""
         found = self.speech(run, decoder)
         if not found:
-            raise FileNotFoundError(f"{run.name.format(decoder=decoder, seed=0)} was not run here: {run.command}")
+            raise FileNotFoundError(
+                f"{run.names(decoder=decoder)[0]} was not run here: {run.first_command(decoder=decoder)}"
+            )
         return found
 
 

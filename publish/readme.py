@@ -1,25 +1,20 @@
-"""Write the generated parts of README.md and docs/, from results/ and the parsers: `python -m publish.readme`."""
+"""The generated parts of README.md and docs/, from results/ and the parsers."""
 
 from __future__ import annotations
 
-import command_line  # first, for Ctrl-C during the others
-
-# isort: split
-
 import itertools
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import records
 from asr import plots as speech_plots
+from asr import runs as q3
 from asr.metrics import NOT_CONVERGED
-from publish import catalogue
+from common.catalogue import NotRun, Run
 from publish.answers import answers, error_rates, fewer_errors
-from publish.catalogue import NotRun, SpeechRun
 from publish.flags import flags, layout
-from publish.runs import (
+from publish.tables import (
     PACKAGE,
     files_3,
     files_3_recorded,
@@ -37,19 +32,21 @@ from publish.runs import (
     spread,
     table,
 )  # fmt: skip
+from q1 import runs as q1
 from q1.monomials import feature_dim
+from q2 import runs as q2
 
 DEMO_OUTPUT = Path("docs") / "demo-output.txt"
-PICTURE = catalogue.REHEARSED_RUN
+PICTURE = q3.REHEARSED_RUN
 Q3_FRONT = (  # on what both decoders were trained, and the run
-    ("LJ Speech (real)", catalogue.FULL),
-    ("2,000 clips of one synthesiser (synthetic)", catalogue.FEW),
-    ("many voices, then one synthesiser (synthetic)", catalogue.REVOICED),
-    ("the same, searched with CTC", catalogue.REVOICED_JOINT),
-    ("the recorded clips alone (real)", catalogue.SCRATCH),
-    ("many voices (synthetic)", catalogue.UNSEEN),
-    ("many voices (synthetic), then the recorded clips (real)", catalogue.REHEARSED_RUN),
-    ("the same, searched with CTC", catalogue.RECORDED_JOINT),
+    ("LJ Speech (real)", q3.FULL),
+    ("2,000 clips of one synthesiser (synthetic)", q3.FEW),
+    ("many voices, then one synthesiser (synthetic)", q3.REVOICED),
+    ("the same, searched with CTC", q3.REVOICED_JOINT),
+    ("the recorded clips alone (real)", q3.SCRATCH),
+    ("many voices (synthetic)", q3.UNSEEN),
+    ("many voices (synthetic), then the recorded clips (real)", q3.REHEARSED_RUN),
+    ("the same, searched with CTC", q3.RECORDED_JOINT),
 )
 
 
@@ -71,10 +68,10 @@ def demo(root: Path) -> str:
 
 def picture(root: Path) -> str:
     """Where the two decoders look."""
-    found = PICTURE.results(root, "lstm")
+    found = PICTURE.results(root, decoder="lstm")
     path = root / "plots" / "q3" / f"{speech_plots.experiment(found[0][1])}-attention.png" if found else None
     if path is None or not path.exists():
-        return f"The picture is not drawn here: `{PICTURE.command.format(decoder='lstm', seed=0)}`"
+        return f"The picture is not drawn here: `{PICTURE.first_command(decoder='lstm')}`"
     text = "Attention of both decoders: as the text grows, it moves through the clip"
     caption = "Both decoders write down a recorded clip (real): a row for each character, dark where the decoder looks."
     return f"![{text}]({path.relative_to(root)})\n\n*{caption}*"
@@ -83,18 +80,18 @@ def picture(root: Path) -> str:
 def box(root: Path) -> str:
     """What was measured on real data, what on synthetic data, and what nobody could measure here."""
     real, missing = [], []
-    for data, sweep in catalogue.SWEEPS.items():
-        name, result = catalogue.Q2_DATA[data].partition(" (")[0], catalogue.load(root, sweep.name)
+    for data, sweep in q2.SWEEPS.items():
+        name, result = q2.DATA[data].partition(" (")[0], sweep.find(root)
         if result is None:
             missing.append(f"{name} (`{sweep.command}`)")
         elif result["data"]["source"] == "real":
             real.append(f"{sum(result['data']['sizes'].values()):,} images of {name}")
-    for which, run in (("all", catalogue.FULL), ("the first", catalogue.SCRATCH)):
-        found = run.results(root, "lstm")
+    for which, run in (("all", q3.FULL), ("the first", q3.SCRATCH)):
+        found = run.results(root, decoder="lstm")
         if found:
             real.append(f"{which} {sum(found[0][1]['data']['sizes'].values()):,} clips of LJ Speech")
         else:
-            missing.append(f"{which} clips of LJ Speech (`{run.command.format(decoder='lstm')}`)")
+            missing.append(f"{which} clips of LJ Speech (`{run.first_command(decoder='lstm')}`)")
     synthetic = "Question 1's random numbers, the OCT-like scans, and LJ Speech's texts spoken by espeak-ng and flite"
     lines = [
         "**What is real, what is synthetic, what could not be run here**",
@@ -108,11 +105,11 @@ def box(root: Path) -> str:
 
 def question_1(root: Path) -> str:
     """Linear attention against the package and PyTorch's fused kernel, for each head dimension."""
-    length = int(catalogue.Q1_LENGTH)
+    length = q1.LENGTH
     header = ("head dimension", "features", "times the package's speed", "with gradients", "faster than SDPA from",
-              f"memory at L = {catalogue.Q1_LONGEST:,}", "the package's memory")  # fmt: skip
+              f"memory at L = {q1.LONGEST:,}", "the package's memory")  # fmt: skip
     try:
-        result, memory = catalogue.SPEED.result(root), catalogue.load(root, catalogue.MEMORY.name)
+        result, memory = q1.SPEED.result(root), q1.MEMORY.find(root)
     except NotRun as missing:
         return table(header, [["", "", *not_run(str(missing), 5)]])
     peaks = {
@@ -122,7 +119,7 @@ def question_1(root: Path) -> str:
     }
     rows = []
     for dim, entry in result["metrics"].items():
-        found = [peaks.get((name, int(dim), catalogue.Q1_LONGEST, "forward")) for name in ("this", PACKAGE)]
+        found = [peaks.get((name, int(dim), q1.LONGEST, "forward")) for name in ("this", PACKAGE)]
         rows.append([
             dim,
             f"{feature_dim(int(dim)):,}",
@@ -145,17 +142,17 @@ def question_2_front(root: Path) -> str:
     """The tested networks of every data set, beside what no learning at all gets."""
     header = ("data", "network", "seeds", "accuracy (%)", "AUC", "guessing (%)", "parameters")
     rows = []
-    for run in catalogue.Q2_RUNS:
-        result = catalogue.load(root, run.name)
+    for run in q2.TRAINED:
+        result = run.find(root)
         if result is None:
-            rows.append([run.data, *not_run(run.command, 6)])
+            rows.append([run.what, *not_run(run.command, 6)])
             continue
         guess = f"{100 * result['majority_baseline']['accuracy']['test']:.1f}"
         for model in result["models"].values():
             test = model["metrics"].get("test")
             if test:
                 accuracy, auc = spread(test["accuracy"], 100, 1), spread(test["auc"], 1, 3)
-                data = run.data.partition(",")[0]
+                data = run.what.partition(",")[0]
                 rows.append(
                     [data, network(model), str(len(model["trials"])), accuracy, auc, guess, f"{model['parameters']:,}"]
                 )
@@ -167,10 +164,10 @@ def question_3_front(root: Path) -> str:
     header = ("both decoders trained on", "tested on", "seeds", "LSTM: CER (%)", "Transformer: CER (%)", "fewer errors")
     rows = []
     for trained, run in Q3_FRONT:
-        found = {decoder: run.results(root, decoder) for decoder in speech_plots.NAMES}
+        found = {decoder: run.results(root, decoder=decoder) for decoder in speech_plots.NAMES}
         missing = [decoder for decoder, each in found.items() if not each]
         if missing:
-            rows.append([trained, *not_run(run.command.format(decoder=missing[0], seed=run.seeds[0]), 5)])
+            rows.append([trained, *not_run(run.first_command(decoder=missing[0]), 5)])
             continue
         data = found["lstm"][0][1]["data"]
         tested = f"{data['sizes']['test']:,} clips ({data['source']})"
@@ -179,7 +176,7 @@ def question_3_front(root: Path) -> str:
     return unbroken(table(header, rows))
 
 
-def better(root: Path, run: SpeechRun) -> str:
+def better(root: Path, run: Run) -> str:
     """The better decoder in a word or two."""
     rates = [rate["mean"] for decoder in speech_plots.NAMES for rate in error_rates(root, run, decoder)]
     return "neither" if min(rates) > NOT_CONVERGED else fewer_errors(root, run) or "not resolved"
@@ -219,12 +216,7 @@ def render(text: str, root: Path) -> str:
     return PART.sub(lambda part: f"{part[1]}{TABLES[part[2]](root)}\n{part[3]}", text)
 
 
-@command_line.entry_point
-def main(argv: list[str] | None = None) -> None:
-    command_line.ArgumentParser(description=__doc__).parse_args(argv)
+def write() -> None:
+    """Write the generated parts of README.md and docs/ anew."""
     for page in pages(records.ROOT):
         records.write_file(page, render(page.read_text(), records.ROOT).encode())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

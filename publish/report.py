@@ -1,4 +1,4 @@
-"""The report's numbers and tables, from results/: `python -m publish.report` writes report/generated/*.tex.
+"""The report's numbers and tables, from results/: report/generated/*.tex.
 
 In the text \\result{key} stands for a number, or a phrase that depends on one. Each file names the result files that it
 was made from, with their SHA-256. Where the homework's own data was used (OCTMNIST, the whole of LJ Speech), the report
@@ -7,25 +7,21 @@ is about that; otherwise about what stands in for it.
 
 from __future__ import annotations
 
-import command_line  # first, for Ctrl-C during the others
-
-# isort: split
-
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import records
 from asr import plots as speech_plots
-from publish import catalogue
+from asr import runs as q3
+from command_line import say
 from publish.latex import Results, define, number, plain, tabular
 from publish.tables_q1 import q1_numbers, q1_speed
 from publish.tables_q2 import q2_data, q2_layers, q2_numbers, q2_results
-from publish.tables_q3 import FULL, SIMILARITIES, q3_main, q3_numbers, q3_pairs, q3_results, q3_transcripts, speech_data
+from publish.tables_q3 import SIMILARITIES, q3_main, q3_numbers, q3_pairs, q3_results, q3_transcripts, speech_data
 
-HERE = Path(__file__).resolve().parent
+REPORT = records.ROOT / "report"
 
 
 def method_numbers(results: Results) -> dict[str, str]:
@@ -35,7 +31,7 @@ def method_numbers(results: Results) -> dict[str, str]:
     speech = "its texts, spoken by espeak-ng (synthetic), and its first 345 clips (recorded) stand in for it."
     sentences = [
         *([] if results.exists("q2/octmnist-sweep") else [f"OCTMNIST {missing} {images}"]),
-        *([] if q3_main(results).name == FULL[0] else [f"The whole of LJ Speech {missing} {speech}"]),
+        *([] if q3_main(results) is q3.FULL else [f"The whole of LJ Speech {missing} {speech}"]),
     ]
     machine = f"{environment['cores']} cores ({plain(environment['platform'])}), {environment['gpu'] or 'no GPU'}"
     return {
@@ -53,7 +49,7 @@ def data_table(results: Results) -> str:
         sizes = [number(data["sizes"][part]) for part in ("train", "val", "test")]
         rows.append(["2", plain(data["name"]), kind, *sizes, ""])
     described = {}
-    for run in catalogue.Q3_RUNS + catalogue.Q3_RECORDED:
+    for run in q3.ON_SYNTHETIC + q3.ON_RECORDED_SPEECH:
         for result in results.speech(run, "transformer"):
             described.setdefault(result["data"]["name"], result["data"])
     for data in described.values():
@@ -66,7 +62,7 @@ def data_table(results: Results) -> str:
 
 def published(results: Results) -> str:
     """Figures of others, which no run of this repository made."""
-    path = HERE / "published.json"
+    path = REPORT / "published.json"
     content = path.read_bytes()
     results.read["report/published.json"] = hashlib.sha256(content).hexdigest()
     figures, rows = json.loads(content), []
@@ -86,7 +82,7 @@ def numbers(results: Results) -> str:
         try:
             lines += [define(key, value) for key, value in group(results).items()]
         except FileNotFoundError as error:  # a text about them does not compile
-            command_line.say(f"note: numbers are missing from the report: {error}")
+            say(f"note: numbers are missing from the report: {error}")
     return "\n".join(lines)
 
 
@@ -119,17 +115,12 @@ def build(root: Path) -> dict[str, str]:
 
 def hash_of_sources() -> str:
     """SHA-256 of all that the report is typeset from, but for the plots, which carry hashes of their own."""
-    paths = [path for path in sorted(HERE.rglob("*.tex")) if path.name != "sources.tex"]
+    paths = [path for path in sorted(REPORT.rglob("*.tex")) if path.name != "sources.tex"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-@command_line.entry_point
-def main(argv: list[str] | None = None) -> None:
-    command_line.ArgumentParser(description=__doc__).parse_args(argv)
+def write() -> None:
+    """Write report/generated/*.tex anew."""
     for name, text in build(records.ROOT).items():
-        records.write_file(HERE / "generated" / name, text.encode())
-    records.write_file(HERE / "generated" / "sources.tex", define("sources", f"sha256:{hash_of_sources()}").encode())
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        records.write_file(REPORT / "generated" / name, text.encode())
+    records.write_file(REPORT / "generated" / "sources.tex", define("sources", f"sha256:{hash_of_sources()}").encode())

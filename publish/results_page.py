@@ -1,10 +1,7 @@
-"""Write results/index.html, the committed results on one page: `python -m publish.results_page`."""
+"""The committed results on one page: results/index.html."""
 
 from __future__ import annotations
 
-import command_line  # isort: skip  (first: Ctrl-C during the imports below is one line)
-
-import sys
 from pathlib import Path
 
 import records
@@ -65,11 +62,6 @@ def results_page(root: Path) -> Page:
     return Page("Linear attention, a small CNN, and speech recognition: the results", intro, tuple(sections))
 
 
-@command_line.entry_point
-def main(argv: list[str] | None = None) -> None:
-    command_line.ArgumentParser(description=__doc__).parse_args(argv)
-    print(page.render(results_page(records.ROOT), records.ROOT / "results" / "index.html", embed=False))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def write() -> Path:
+    """Write results/index.html anew."""
+    return page.render(results_page(records.ROOT), records.ROOT / "results" / "index.html", embed=False)

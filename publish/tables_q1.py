@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from publish import catalogue
 from publish.latex import Results, number, percent, tabular
+from q1 import runs as q1
 from q1.monomials import feature_dim
 
 DIMS = (16, 32, 64)
-Q1_LENGTH = catalogue.Q1_LENGTH
 LONG_ENOUGH = 1024  # from here on the package is compared
 
 
@@ -27,13 +26,13 @@ def q1_numbers(results: Results) -> dict[str, str]:
     peaks = {
         row["contender"]: row["peak_bytes"] / 2**20
         for row in memory["rows"]
-        if (row["dim"], row["length"], row["pass"]) == (DIMS[-1], catalogue.Q1_LONGEST, "forward")
+        if (row["dim"], row["length"], row["pass"]) == (DIMS[-1], q1.LONGEST, "forward")
     }
     entries = [speed["metrics"][str(dim)]["forward"]["times_faster_than_package"] for dim in DIMS]
     ratios = [ratio for entry in entries for length, ratio in entry.items() if int(length) >= LONG_ENOUGH]
     numbers |= {
-        "q1-length": number(int(Q1_LENGTH)),
-        "q1-longest": number(catalogue.Q1_LONGEST),
+        "q1-length": number(q1.LENGTH),
+        "q1-longest": number(q1.LONGEST),
         "q1-memory": rf"{number(peaks['this'])}\,MiB",
         "q1-package-memory": rf"{number(peaks['taylor-series-linear-attention'])}\,MiB",
         "q1-package-from": number(LONG_ENOUGH),
@@ -54,13 +53,11 @@ def q1_speed(results: Results) -> str:
         cells = [str(dim), number(feature_dim(dim))]
         for passes in ("forward", "forward and backward"):
             ratios = {int(length): ratio for length, ratio in entry[passes]["times_faster_than_package"].items()}
-            longest = max(length for length in ratios if length <= int(Q1_LENGTH))
-            cells.append(
-                number(ratios[longest], 1) + ("" if longest == int(Q1_LENGTH) else f" ($L={number(longest)}$)")
-            )
+            longest = max(length for length in ratios if length <= q1.LENGTH)
+            cells.append(number(ratios[longest], 1) + ("" if longest == q1.LENGTH else f" ($L={number(longest)}$)"))
         cells += [
-            number(entry["forward"]["times_faster_than_sdpa"][Q1_LENGTH], 1),
-            percent(entry["share_of_matrix_product_rate"][Q1_LENGTH], 0),
+            number(entry["forward"]["times_faster_than_sdpa"][str(q1.LENGTH)], 1),
+            percent(entry["share_of_matrix_product_rate"][str(q1.LENGTH)], 0),
         ]
         rows.append(cells)
     header = ["$D$", "$M$", "package, forward", "package, with gradient", "SDPA, forward", "of a product's rate"]

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import nn
 
+from common.classification import get_number_trainable_params, multiply_adds
 from publish.latex import Results, number, percent, plain, spread, tabular
 from publish.verdicts import verdict
 
@@ -92,8 +93,8 @@ def q2_layers(results: Results) -> str:
             shown = [r"$\times$".join(map(str, shape)) for shape in outputs]
             cells += [", ".join(shown), number(module.weight.numel() * positions) if hasattr(module, "weight") else "0"]
         rows.append(cells)
-    sizes = [q2.get_number_trainable_params(network) for network in networks]
-    adds = [q2.multiply_adds(network, (1, 28, 28)) for network in networks]
+    sizes = [get_number_trainable_params(network) for network in networks]
+    adds = [multiply_adds(network, (1, 28, 28)) for network in networks]
     size = " / ".join(sorted({number(size) for size in sizes}))  # one number where both have as many
     rows.append(["in all", size, "", number(adds[0]), "", number(adds[1])])
     header = ["layer", "parameters", "output", "multiply-adds", "output, no pooling", "multiply-adds"]

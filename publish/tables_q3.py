@@ -10,16 +10,17 @@ import numpy as np
 import records
 from asr import metrics
 from asr import plots as speech_plots
+from asr import runs as q3
 from asr.text import MAX_TOKENS, VOCABULARY, normalise
-from publish import catalogue, runs
+from common.catalogue import Run
+from publish import tables
 from publish.latex import Results, number, plain, tabular
 from publish.verdicts import verdict
 from q1.monomials import feature_dim
 
 SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Dam.-Lev."}
 SCORES = SIMILARITIES | {"wer": r"WER (\%)", "cer": r"CER (\%)"}
-BY_NAME = {run.name: run for run in catalogue.Q3_RUNS + catalogue.Q3_RECORDED}
-FULL = ("LJSpeech-1.1-{decoder}-seed0", "revoiced-{decoder}-seed0")
+MAIN = (q3.FULL, q3.REVOICED)  # the first that was run is the one that the text is about
 CORPORA = {
     "LJSpeech-1.1": "LJ Speech",
     "revoiced": "LJ Speech's texts, spoken by espeak-ng",
@@ -31,22 +32,22 @@ LONG = 10  # seconds
 JOINED = (2, 3)  # clips in a row
 SHOWN, WIDEST = 5, 100  # transcripts, characters
 KEYS = {
-    "zero": "voices-longer-{decoder}-seed0-on-ljspeech-345-test",
-    "tuned": catalogue.TUNED,
-    "rehearsed": catalogue.REHEARSED,
-    "beam": f"{catalogue.FIRST}-on-ljspeech-345-test-beam8",
-    "ctc": f"{catalogue.FIRST}-on-ljspeech-345-test-ctc",
-    "joint": f"{catalogue.REHEARSED}-on-ljspeech-345-test{catalogue.JOINT}",
-    "main-joint": f"revoiced-{{decoder}}-seed0-on-revoiced-test{catalogue.JOINT}",
-    "scratch": "ljspeech-345-{decoder}-seed0",
-    "few": "revoiced-2000-{decoder}-seed{seed}",
-    "maclaurin": "revoiced-2000-maclaurin-{decoder}-seed{seed}",
+    "zero": q3.UNSEEN,
+    "tuned": q3.TUNED_RUN,
+    "rehearsed": q3.REHEARSED_RUN,
+    "beam": q3.RECORDED_BEAM,
+    "ctc": q3.RECORDED_CTC,
+    "joint": q3.RECORDED_JOINT,
+    "main-joint": q3.REVOICED_JOINT,
+    "scratch": q3.SCRATCH,
+    "few": q3.FEW,
+    "maclaurin": q3.FEW_MACLAURIN,
 }
 
 
-def q3_main(results: Results) -> catalogue.SpeechRun:
+def q3_main(results: Results) -> Run:
     """The run that the text is about: on recorded speech where there is one."""
-    return next((BY_NAME[name] for name in FULL if results.speech(BY_NAME[name], "lstm")), BY_NAME[FULL[-1]])
+    return next((run for run in MAIN if results.speech(run, "lstm")), MAIN[-1])
 
 
 def q3_numbers(results: Results) -> dict[str, str]:
@@ -67,10 +68,10 @@ def q3_numbers(results: Results) -> dict[str, str]:
             joined = results(f"q3/{name}")
             numbers |= scores_of(f"q3-joined-{join}", decoder, [joined])
             numbers[f"q3-joined-{join}-{decoder}-length"] = number(length_ratio(joined), 2)
-        for key, name in KEYS.items():
-            numbers |= scores_of(f"q3-{key}", decoder, results.speech(BY_NAME[name], decoder))
+        for key, run in KEYS.items():
+            numbers |= scores_of(f"q3-{key}", decoder, results.speech(run, decoder))
     config, data = runs["lstm"][0]["config"], runs["lstm"][0]["data"]
-    joint = results.needed_speech(BY_NAME[KEYS["joint"]], "lstm")[0]
+    joint = results.needed_speech(KEYS["joint"], "lstm")[0]
     recorded = joint["data"]["sizes"]
     budgets = [result["budget"] for result in (runs["lstm"][0], runs["transformer"][0])]
     numbers |= few_clips(results) | {
@@ -106,8 +107,8 @@ def few_clips(results: Results) -> dict[str, str]:
 
     Nothing where they were not run, as in scores_of.
     """
-    lstm, softmax = (results.speech(BY_NAME[KEYS["few"]], decoder) for decoder in speech_plots.NAMES)
-    series = results.speech(BY_NAME[KEYS["maclaurin"]], "transformer")
+    lstm, softmax = (results.speech(KEYS["few"], decoder) for decoder in speech_plots.NAMES)
+    series = results.speech(KEYS["maclaurin"], "transformer")
     groups = lstm, softmax, series
     if not all(groups):
         return {}
@@ -133,7 +134,7 @@ def scores_of(prefix: str, decoder: str, found: list[dict]) -> dict[str, str]:
     """The test scores of a run; nothing where it was not run, so that a text about it does not compile."""
     pairs = [(Path(), result) for result in found]
     return {
-        f"{prefix}-{decoder}-{name}": plain(runs.score(pairs, name).replace(" not converged", ""))
+        f"{prefix}-{decoder}-{name}": plain(tables.score(pairs, name).replace(" not converged", ""))
         + (r"\,\%" if name in ("wer", "cer") else "")
         for name in SCORES
         if found
@@ -172,11 +173,11 @@ def q3_results(results: Results) -> str:
     """Scores of the test parts, a block for each way of training."""
     header = ["", "seeds", "clips $\\times$ epochs", "loss", *SCORES.values()]
     rows: list[list[str] | str] = []
-    for run in catalogue.Q3_RUNS + catalogue.Q3_RECORDED:
-        recorded = run in catalogue.Q3_RECORDED
+    for run in q3.ON_SYNTHETIC + q3.ON_RECORDED_SPEECH:
+        recorded = run in q3.ON_RECORDED_SPEECH
         found = {decoder: results.speech(run, decoder) for decoder in speech_plots.NAMES}
         if any(found.values()):
-            what = plain(run.data).replace("`maclaurin`", r"\texttt{maclaurin}")
+            what = plain(run.what).replace("`maclaurin`", r"\texttt{maclaurin}")
             what = re.sub("^its texts", "LJ Speech's texts", what)
             rows.append(f"recorded clips; trained {what}" if recorded else what)
         for decoder, trained in found.items():
@@ -184,7 +185,7 @@ def q3_results(results: Results) -> str:
                 budget = trained[0].get("budget")
                 pairs = [(Path(), result) for result in trained]
                 # numbers below 1 without their zero: the table is as wide as the page
-                shown = [plain(runs.score(pairs, name)) for name in ("loss", *SCORES)]
+                shown = [plain(tables.score(pairs, name)) for name in ("loss", *SCORES)]
                 shown = [re.sub(r"(?<!\d)0\.", ".", cell.replace(" not converged", "*")) for cell in shown]
                 shown = [whole(cell) if re.match(r"\d{3}", cell) else cell for cell in shown]
                 size = rf"{number(budget['clips'])} $\times$ {budget['epochs']}" if budget else ""

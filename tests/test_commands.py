@@ -47,9 +47,7 @@ COMMANDS = {
     "benchmarks/q3_silence.py": [("--data", NOWHERE), ("--data", FILE)],
     "benchmarks/q3_throughput.py": [("--data", NOWHERE), ("--data", FILE)],
     "-m demo": [("--out", FILE)],
-    "-m publish.results_page": [],
-    "-m publish.readme": [],
-    "-m publish.report": [],
+    "-m publish": [("--runs", NOWHERE), ("--runs", FILE)],
 }
 CALLS = [(command, *call) for command, calls in COMMANDS.items() for call in calls]
 

@@ -18,7 +18,8 @@ from torch.distributed.run import get_args_parser
 
 import records
 from asr import metrics
-from publish import answers, catalogue, flags, readme, runs, verdicts
+from asr import runs as q3
+from publish import answers, catalogue, flags, readme, tables, verdicts
 
 ROOT = records.ROOT
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in readme.pages(ROOT)}
@@ -48,7 +49,7 @@ def links(text):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_generated_parts_are_current(page):
-    assert readme.render(PAGES[page], ROOT) == PAGES[page], "run make readme"
+    assert readme.render(PAGES[page], ROOT) == PAGES[page], "run make tables"
 
 
 def test_every_part_has_its_place_once():
@@ -91,15 +92,13 @@ def test_missing_results_are_rows_with_their_command(tmp_path):
     texts = {name: readme.TABLES[name](tmp_path) for name in WITHOUT_RESULTS}
     every = "\n".join(texts.values())
     assert "±" not in every
-    for run in (*catalogue.Q1_RUNS, *catalogue.Q2_RUNS, *catalogue.SHIFTS.values(), catalogue.Q3_SPEED):
-        assert f"not run here: `{run.command}`" in every
-    for run in (*catalogue.Q3_RUNS, *catalogue.Q3_RECORDED):
-        assert f"not run here: `{run.command.format(decoder='DECODER', seed='SEED')}`" in every
+    for run in (run for run in catalogue.RUNS if run not in q3.FULL_JOINED):
+        assert f"not run here: `{run.shown_command}`" in every
     assert texts["answers"].count("not run here") == 7
 
 
 def test_one_decoder_alone_is_no_comparison(copy, tmp_path):
-    path = copy / "results/q3" / f"{catalogue.REVOICED.name.format(decoder='transformer')}.json"
+    path = copy / "results" / f"{q3.REVOICED.names(decoder='transformer')[0]}.json"
     moved = shutil.move(path, tmp_path)
     text = readme.question_3_front(copy)
     shutil.move(moved, path)
@@ -138,9 +137,9 @@ def better_without_pooling(sweep):
 
 
 def test_one_seed_has_no_deviation():
-    assert runs.spread(records.mean_std([0.5]), 100, 1) == "50.0"
-    assert runs.spread(records.mean_std([0.4, 0.6]), 100, 1) == "50.0 ± 14.1"
-    assert "±" not in runs.score([(None, {"metrics": {"test": {"loss": 0.5}}})], "loss")
+    assert tables.spread(records.mean_std([0.5]), 100, 1) == "50.0"
+    assert tables.spread(records.mean_std([0.4, 0.6]), 100, 1) == "50.0 ± 14.1"
+    assert "±" not in tables.score([(None, {"metrics": {"test": {"loss": 0.5}}})], "loss")
 
 
 # --- verdicts --------------------------------------------------------------------------------------------
@@ -216,10 +215,10 @@ def test_numbers_in_prose_have_a_source():
     for row in json.loads((ROOT / "report/published.json").read_text())["images"]:
         assert f"{row['auc']:.3f}" in runs
         assert f"{100 * row['accuracy']:.1f} %" in runs.replace("\n", " ")
-    path, result = catalogue.SCRATCH.results(ROOT, "lstm")[0]
+    path, result = q3.SCRATCH.results(ROOT, decoder="lstm")[0]
     assert result["data"]["sizes"] == {"train": 245, "validation": 35, "test": 65}, path
     assert "245 to train on, 35 to validate, 65 to test" in PAGES["docs/runs.md"]
-    assert {run["budget"]["clips"] for _, run in catalogue.FEW.results(ROOT, "lstm")} == {2000}
+    assert {run["budget"]["clips"] for _, run in q3.FEW.results(ROOT, decoder="lstm")} == {2000}
     cores = {json.loads(path.read_text())["environment"]["cores"] for path in (ROOT / "results").rglob("*.json")}
     assert cores == {2}
 
@@ -258,7 +257,7 @@ def test_figures_belong_to_their_row():
                 shown += 1
     assert shown > 40
     picture = re.search(r"!\[.+\]\((.+\.png)\)", README)[1]
-    results = [path for name in ("lstm", "transformer") for path, _ in readme.PICTURE.results(ROOT, name)]
+    results = [path for name in ("lstm", "transformer") for path, _ in readme.PICTURE.results(ROOT, decoder=name)]
     assert {digest(path) for path in results} == sources(ROOT / picture)
 
 
@@ -293,7 +292,7 @@ def test_synthetic_results_are_called_synthetic():
 
 def test_messages_of_troubleshooting_are_ours():
     """Their words stand in the code, but for what comes from torchvision and from the system."""
-    source = "".join(path.read_text() for path in [*ROOT.glob("*.py"), ROOT / "Makefile"])
+    source = "".join(path.read_text() for path in [*ROOT.glob("[!.]*/*.py"), *ROOT.glob("*.py"), ROOT / "Makefile"])
     quoted = re.findall(r"^\*\*`(.+)`\*\*", PAGES["docs/troubleshooting.md"], re.MULTILINE)
     assert len(quoted) > 3
     for part in (part for message in quoted for part in re.split(r" \.\.\. ", message)):
@@ -335,7 +334,7 @@ def test_commands_parse(command):
         launched = LAUNCHERS[program]().parse_args(words[program == "accelerate" :])
         words = ["-m"] * bool(launched.module) + [launched.training_script, *launched.training_script_args]
     script, words = (" ".join(words[:2]), words[2:]) if words[0] == "-m" else (words[0], words[1:])
-    assert script == "-m asr" or (ROOT / script).exists()
+    assert script in flags.SCRIPTS or (ROOT / script).exists()
     if any(word.startswith("-") for word in words) and words != ["--help"]:  # not only named
         parser_of(script).parse_args(words)  # exits with 2 where it takes no such flags
 

@@ -38,7 +38,7 @@ def sha256(path):
 def marked_labels():
     """The arguments of every `@pytest.mark.equation(...)` in tests/, from the syntax trees, with their tests."""
     found = {}
-    for path in (records.ROOT / "tests").glob("test_*.py"):
+    for path in (records.ROOT / "tests").rglob("test_*.py"):
         for function in ast.walk(ast.parse(path.read_text())):
             if not isinstance(function, ast.FunctionDef) or not function.name.startswith("test_"):
                 continue
@@ -98,7 +98,7 @@ def built():
 def test_generated_files_are_what_the_results_give(built):
     generated = {path.name: path.read_text() for path in (REPORT / "generated").glob("*.tex")}
     generated.pop("sources.tex")
-    assert generated == built, "run make report"
+    assert generated == built, "run make reports"
 
 
 @pytest.mark.parametrize("name", sorted(f"{name}.tex" for name in report.FILES))
@@ -107,7 +107,7 @@ def test_generated_files_name_their_sources_with_their_hashes(name):
     sources = re.findall(r"^%   (\S+) sha256:(\w{64})$", text, re.MULTILINE)
     assert sources or name in ("q2-layers.tex", "q3-pairs.tex")  # from the network and from texts, not from results
     for path, digest in sources:
-        assert digest == sha256(records.ROOT / path), f"{name} is older than {path}: run make report"
+        assert digest == sha256(records.ROOT / path), f"{name} is older than {path}: run make reports"
 
 
 def test_a_changed_result_changes_the_tables(tmp_path, built):
@@ -295,11 +295,11 @@ def test_the_document_was_made_from_these_sources_and_plots():
     own, *plots = sorted(
         subjects(REPORT / "report.pdf"), key=lambda found: found != [report.hash_of_sources().encode()]
     )
-    assert own == [report.hash_of_sources().encode()], "report.pdf is older than its sources: run make report"
+    assert own == [report.hash_of_sources().encode()], "report.pdf is older than its sources: run make reports"
     known = results_by_hash()
     assert plots
     assert all(digest.decode() in known for plot in plots for digest in plot), (
-        "report.pdf holds older plots: run make report"
+        "report.pdf holds older plots: run make reports"
     )
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import records
 from asr import plots as speech_plots
+from asr import runs as q3
 from asr.metrics import NOT_CONVERGED
-from publish import catalogue
-from publish.catalogue import NotRun, Run, SpeechRun
+from common.catalogue import NotRun, Run
+from q1 import runs as q1
+from q2 import runs as q2
 from records import spread
 
 ESCAPED = r"\|"  # a bar within a cell
 PACKAGE = "taylor-series-linear-attention"
-PLOTS = ("error", "weights", "features", "time", "curves", "confusion", "filters", "mistakes", "pooling",
-         "loss", "scores", "length", "attention")  # fmt: skip
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -39,15 +39,11 @@ def link(root: Path, path: Path, text: str) -> str:
     return f"[{text}](../{path.relative_to(root)})"
 
 
-def figures(root: Path, folder: str, run: str, kinds: Iterable[str] = PLOTS) -> str:
-    """Links to the plots of exactly this run: `<run>-<kind>.png`, or `<run>.png` where it has but one."""
-    stems = {run: "plot"} | {f"{run}-{kind}": kind for kind in kinds}
-    paths = {root / "plots" / folder / f"{stem}.png": text for stem, text in stems.items()}
+def figures(root: Path, run: Run) -> str:
+    """Links to the figures of a run that are drawn."""
+    texts = {name: "plot" if name == run.stem else name.rpartition("-")[2] for name in run.figures}
+    paths = {root / "plots" / f"{name}.png": text for name, text in texts.items()}
     return ", ".join(link(root, path, text) for path, text in paths.items() if path.exists())
-
-
-def file_of(root: Path, run: Run) -> Path:
-    return root / "results" / f"{run.name}.json"
 
 
 def run_rows(root: Path, runs: Iterable[Run]) -> list[list[str]]:
@@ -57,24 +53,24 @@ def run_rows(root: Path, runs: Iterable[Run]) -> list[list[str]]:
         try:
             result = run.result(root)
         except NotRun as missing:
-            rows.append([run.data, *not_run(str(missing), 3)])
+            rows.append([run.what, *not_run(str(missing), 3)])
             continue
-        seconds, (folder, name) = result.get("seconds"), run.name.split("/")
+        seconds, path = result.get("seconds"), root / "results" / f"{run.name}.json"
         time = "" if seconds is None else f"{seconds / 60:.1f} min"
-        rows.append([run.data, link(root, file_of(root, run), name), time, figures(root, folder, name)])
+        rows.append([run.what, link(root, path, path.stem), time, figures(root, run)])
     return rows
 
 
 def runs_1(root: Path) -> str:
     """Question 1: everything is measured on random numbers."""
-    rows = run_rows(root, catalogue.Q1_RUNS)
+    rows = run_rows(root, q1.RUNS)
     header = table(["random queries, keys and values (synthetic)", "result", "time", "figures"], rows)
-    return f"{header}\n\n{bash(run.command for run in catalogue.Q1_RUNS)}"
+    return f"{header}\n\n{bash(run.command for run in q1.RUNS)}"
 
 
 def runs_2(root: Path) -> str:
     """Question 2: sweeps, the strong recipe, and what shifted images do."""
-    runs = [*catalogue.Q2_RUNS, *catalogue.SHIFTS.values()]
+    runs = [*q2.TRAINED, *q2.SHIFTS.values()]
     header = table(["data", "result", "time", "figures"], run_rows(root, runs))
     return f"{header}\n\n{bash(run.command for run in runs)}"
 
@@ -91,19 +87,19 @@ def question_2(root: Path) -> str:
     header = ("data", "network", "seeds", "validation accuracy (%)", "test accuracy (%)", "test AUC", "parameters",
               "mult-adds")  # fmt: skip
     rows = []
-    for run in catalogue.Q2_RUNS:
-        result = catalogue.load(root, run.name)
+    for run in q2.TRAINED:
+        result = run.find(root)
         if result is None:
-            rows.append([run.data, "", "", *not_run(run.command, 5)])
+            rows.append([run.what, "", "", *not_run(run.command, 5)])
             continue
         baseline = result["majority_baseline"]
         accuracy = [f"{100 * baseline['accuracy'][part]:.1f}" for part in ("validation", "test")]
-        rows.append([run.data, f"always *{baseline['class']}*", "", *accuracy, "0.5", "0", "0"])
+        rows.append([run.what, f"always *{baseline['class']}*", "", *accuracy, "0.5", "0", "0"])
         for model in result["models"].values():
             validation, test = model["metrics"].get("validation"), model["metrics"].get("test")
             diverged = f" (diverged: seeds {model['diverged_seeds']})" if model["diverged_seeds"] else ""
             rows.append([
-                run.data,
+                run.what,
                 network(model) + diverged,
                 str(len(model["trials"])),
                 spread(validation["accuracy"], 100, 1) if validation else "diverged",
@@ -117,34 +113,34 @@ def question_2(root: Path) -> str:
 
 def question_3(root: Path) -> str:
     """Every training, scored on the test part of its corpus."""
-    return speech_table(root, "data", catalogue.Q3_RUNS)
+    return speech_table(root, "data", q3.ON_SYNTHETIC)
 
 
 def question_3_recorded(root: Path) -> str:
     """What training on recordings, on synthetic speech and on both makes of recorded speech."""
-    return speech_table(root, "trained", catalogue.Q3_RECORDED)
+    return speech_table(root, "trained", q3.ON_RECORDED_SPEECH)
 
 
-def speech_table(root: Path, first: str, runs: tuple[SpeechRun, ...]) -> str:
+def speech_table(root: Path, first: str, runs: tuple[Run, ...]) -> str:
     """Loss and scores on the test part, then the commands."""
     header = (first, "decoder", "seeds", "clips x epochs", "training", "loss", "Jaccard", "cosine",
               "Damerau-Levenshtein", "WER (%)", "CER (%)")  # fmt: skip
     rows, commands = [], []
     for run in runs:
         for decoder, shown in speech_plots.NAMES.items():
-            found = run.results(root, decoder)
+            found = run.results(root, decoder=decoder)
             if not found:
                 continue
             budget = found[0][1].get("budget")
             rows.append([
-                run.data,
+                run.what,
                 shown,
                 str(len(found)),
                 f"{budget['clips']:,} x {budget['epochs']}" if budget else "",
                 minutes(found) if budget else "",
                 *(score(found, name) for name in ("loss", "jaccard", "cosine", "damerau_levenshtein", "wer", "cer")),
             ])  # fmt: skip
-        if any(run.results(root, decoder) for decoder in speech_plots.NAMES):
+        if any(run.results(root, decoder=decoder) for decoder in speech_plots.NAMES):
             commands.append(run.shown_command)
     return f"{table(header, rows)}\n\n{bash(commands)}"
 
@@ -174,29 +170,26 @@ def interval(metric: dict, scale: float, digits: int) -> str:
 
 def files_3(root: Path) -> str:
     """Result files and figures of Question 3, on synthetic speech."""
-    joined = bash(run.shown_command for run in catalogue.Q3_JOINED)
-    return f"{speech_files(root, 'data', (*catalogue.Q3_RUNS, *catalogue.Q3_JOINED))}\n\n{joined}"
+    joined = bash(run.shown_command for run in q3.JOINED)
+    return f"{speech_files(root, 'data', (*q3.ON_SYNTHETIC, *q3.JOINED))}\n\n{joined}"
 
 
 def files_3_recorded(root: Path) -> str:
     """The same on recorded speech."""
-    return speech_files(root, "trained", catalogue.Q3_RECORDED)
+    return speech_files(root, "trained", q3.ON_RECORDED_SPEECH)
 
 
-def speech_files(root: Path, first: str, runs: Iterable[SpeechRun]) -> str:
+def speech_files(root: Path, first: str, runs: Iterable[Run]) -> str:
     rows = []
     for run in runs:
-        found = {shown: run.results(root, decoder) for decoder, shown in speech_plots.NAMES.items()}
-        every = [result for each in found.values() for _, result in each]
-        if not every:
-            rows.append([run.data, *not_run(run.command.format(decoder="DECODER", seed="SEED"), 2)])
+        found = {shown: run.results(root, decoder=decoder) for decoder, shown in speech_plots.NAMES.items()}
+        if not any(found.values()):
+            rows.append([run.what, *not_run(run.shown_command, 2)])
             continue
         cells = [
             f"{shown} {', '.join(seed_link(root, path) for path, _ in each)}" for shown, each in found.items() if each
         ]
-        joined = run in catalogue.Q3_JOINED
-        kinds = ["joined"] if joined else PLOTS if "history" in every[0] else []
-        rows.append([run.data, "; ".join(cells), figures(root, "q3", speech_plots.experiment(every[0]), kinds)])
+        rows.append([run.what, "; ".join(cells), figures(root, run)])
     return table([first, "result files, by seed", "figures"], rows)
 
 
@@ -209,7 +202,7 @@ def peers(root: Path) -> str:
     header = ("head dimension", "relative error", "the package's", "elu + 1", "random features",
               "share of a matrix product's rate")  # fmt: skip
     try:
-        result = catalogue.SPEED.result(root)
+        result = q1.SPEED.result(root)
     except NotRun as missing:
         return table(header, [["", *not_run(str(missing), 5)]])
     errors = {(row["contender"], row["dim"], row["length"], row["pass"]): row.get("error") for row in result["rows"]}
@@ -217,38 +210,38 @@ def peers(root: Path) -> str:
         [
             dim,
             *(
-                f"{errors[name, int(dim), int(catalogue.Q1_LENGTH), 'forward']:.3f}"
+                f"{errors[name, int(dim), q1.LENGTH, 'forward']:.3f}"
                 for name in ("this", PACKAGE, "elu + 1", "random features")
             ),
-            f"{entry['share_of_matrix_product_rate'][catalogue.Q1_LENGTH]:.0%}",
+            f"{entry['share_of_matrix_product_rate'][str(q1.LENGTH)]:.0%}",
         ]
         for dim, entry in result["metrics"].items()
     ]
     config, environment = result["config"], result["environment"]
     setting = f"{config['heads']} heads, {config['dtype']}, {config['threads']} threads, PyTorch {environment['torch']}"
     calls = f"medians of {config['repetitions']} alternating calls, random (synthetic) inputs"
-    return f"{table(header, rows)}\n\n{setting}, L = {int(catalogue.Q1_LENGTH):,}; {calls}."
+    return f"{table(header, rows)}\n\n{setting}, L = {q1.LENGTH:,}; {calls}."
 
 
 def speed(root: Path) -> str:
     """The ratios that benchmarks/ measured."""
     rows, notes = [], []
-    training = catalogue.load(root, catalogue.Q2_SPEED.name)
+    training = q2.TRAINING_SPEED.find(root)
     if training is None:
-        rows.append([catalogue.Q2_SPEED.data, *not_run(catalogue.Q2_SPEED.command, 3)])
+        rows.append([q2.TRAINING_SPEED.what, *not_run(q2.TRAINING_SPEED.command, 3)])
     else:
-        for name, unit in catalogue.TRAINING.items():
+        for name, unit in q2.TRAINING.items():
             rows.append(speed_row(training["metrics"][name], unit, digits=2))
         environment = training["environment"]
         machine = f"{environment['cores']} cores, PyTorch {environment['torch']}"
         notes.append(f"{machine}; medians of alternating runs, the sweep measured once.")
-    throughput = catalogue.load(root, catalogue.Q3_SPEED.name)
+    throughput = q3.SPEED.find(root)
     if throughput is None:
-        rows.append([catalogue.Q3_SPEED.data, *not_run(catalogue.Q3_SPEED.command, 3)])
+        rows.append([q3.SPEED.what, *not_run(q3.SPEED.command, 3)])
     else:
         measured = throughput["metrics"]
         beyond = measured["transcription"]["beyond_imports"]["median"]
-        rows += [speed_row(measured[name], unit, digits=1) for name, unit in catalogue.THROUGHPUT.items()]
+        rows += [speed_row(measured[name], unit, digits=1) for name, unit in q3.THROUGHPUT.items()]
         config, data = throughput["config"], throughput["data"]
         notes.append(
             f"Question 3: {config['clips']} clips of {data['name']} ({data['source']}); our hop is"
@@ -268,6 +261,6 @@ def speed_row(row: dict, unit: str, digits: int) -> list[str]:
 
 def speed_files(root: Path) -> str:
     """The benchmarks of training and transcription, and where their numbers are."""
-    runs = (catalogue.Q2_SPEED, catalogue.Q3_SPEED, catalogue.Q3_SILENCE)
+    runs = (q2.TRAINING_SPEED, q3.SPEED, q3.SILENCE)
     rows = [row[:3] for row in run_rows(root, runs)]
     return f"{table(['benchmark', 'result', 'time'], rows)}\n\n{bash(run.command for run in runs)}"

@@ -1,0 +1,152 @@
+"""The runs of Question 3: trainings on synthetic and on recorded speech, evaluations, benchmarks."""
+
+from __future__ import annotations
+
+from asr.plots import NAMES, draw, load_speech
+from common.catalogue import Run, checked, plots, ratio_keys
+
+DECODERS = tuple(NAMES)
+TRAIN, EVALUATE = "python -m asr train --decoder {decoder}", "python -m asr evaluate --checkpoint runs/q3/"
+VOICES = "runs/q3/voices-longer-{decoder}-seed0.safetensors"
+JOINT, JOINT_FLAGS = "-beam8-ctc_weight0.3", "--beam 8 --ctc_weight 0.3"
+TUNED, REHEARSED = (f"ljspeech-345-{how}-{{decoder}}-seed{{seed}}" for how in ("tuned", "rehearsed"))
+ON_RECORDED = "{model}-on-ljspeech-345-test"
+
+
+def speech(what: str, name: str, command: str, seeds: tuple[int, ...] = (0,), **options) -> Run:
+    """A run of both decoders."""
+    return Run(what, f"q3/{name}", command, each={"decoder": DECODERS, "seed": seeds}, load=load_speech, **options)
+
+
+def training(what: str, name: str, command: str, seeds: tuple[int, ...] = (0,), beside: tuple[Run, ...] = ()) -> Run:
+    """A training of both decoders, with the figures that are drawn of it."""
+    stem = "q3/" + name.replace("-{decoder}", "").replace("-seed{seed}", "")
+    kinds = ("loss", "scores", "length", "attention")
+    return speech(what, name, command, seeds, figures=plots(stem, *kinds), draw=draw, beside=beside)
+
+
+# --- on synthetic speech -----------------------------------------------------------------------------
+
+
+def joined(what: str, source: str, corpus: str) -> tuple[Run, ...]:
+    """Two and three clips of a corpus's test part after one another."""
+    model = f"{corpus}-{{decoder}}-seed{{seed}}"
+    return tuple(
+        speech(
+            f"{count} {what} in a row ({source})",
+            f"{model}-on-{corpus}-test-join{join}",
+            f"{EVALUATE}{model}.safetensors --data data/{corpus} --join {join}",
+            figures=plots(f"q3/{corpus}", "joined"),
+        )
+        for join, count in ((2, "two"), (3, "three"))
+    )
+
+
+FULL_JOINED = joined("test clips of LJ Speech", "real", "LJSpeech-1.1")
+FULL = training("LJ Speech (real)", "LJSpeech-1.1-{decoder}-seed{seed}", TRAIN, beside=FULL_JOINED)
+JOINED = joined("re-voiced test clips", "synthetic", "revoiced")
+REVOICED = training(
+    "its texts, espeak-ng (synthetic), after the many voices",
+    "revoiced-{decoder}-seed{seed}",
+    f"{TRAIN} --data data/revoiced --init {VOICES} --epochs 5 --learning_rate 0.0025",
+    beside=JOINED,
+)
+REVOICED_JOINT = speech(
+    "the same, searched with a beam of 8 that CTC has a share in",
+    f"revoiced-{{decoder}}-seed{{seed}}-on-revoiced-test{JOINT}",
+    f"{EVALUATE}revoiced-{{decoder}}-seed{{seed}}.safetensors --data data/revoiced {JOINT_FLAGS}",
+)
+FEW = training(
+    "its texts, espeak-ng (synthetic), 2,000 clips",
+    "revoiced-2000-{decoder}-seed{seed}",
+    f"{TRAIN} --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}}"
+    " --name revoiced-2000-{decoder}-seed{seed}",
+    (0, 1, 2),
+)
+FEW_MACLAURIN = training(
+    "the same, `maclaurin` in the encoder",
+    "revoiced-2000-maclaurin-{decoder}-seed{seed}",
+    f"{TRAIN} --kernel maclaurin --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}}"
+    " --name revoiced-2000-maclaurin-{decoder}-seed{seed}",
+    (0, 1),
+)
+ON_SYNTHETIC = (
+    FULL,
+    training(
+        "its texts but LJ001 and LJ002, many voices (synthetic)",
+        "voices-{decoder}-seed{seed}",
+        f"{TRAIN} --data data/voices --epochs 12",
+    ),
+    training(
+        "the same, trained on",
+        "voices-longer-{decoder}-seed{seed}",
+        f"{TRAIN} --data data/voices --init runs/q3/voices-{{decoder}}-seed0.safetensors --epochs 10"
+        " --name voices-longer-{decoder}-seed0",
+    ),
+    REVOICED,
+    REVOICED_JOINT,
+    FEW,
+    FEW_MACLAURIN,
+)
+
+# --- on recorded speech, all scored on the same 65 clips ---------------------------------------------
+
+TUNE = f"{TRAIN} --data data/ljspeech-345 --init {VOICES} --learning_rate 0.0025 --seed {{seed}}"
+SCRATCH = training(
+    "on the recorded clips alone",
+    "ljspeech-345-{decoder}-seed{seed}",
+    f"{TRAIN} --data data/ljspeech-345 --epochs 30",
+)
+UNSEEN = speech(
+    "on synthetic voices alone",
+    ON_RECORDED.format(model="voices-longer-{decoder}-seed{seed}"),
+    f"{EVALUATE}voices-longer-{{decoder}}-seed{{seed}}.safetensors --data data/ljspeech-345",
+)
+TUNED_RUN = training(
+    "on synthetic voices, then on the recorded clips", TUNED, f"{TUNE} --epochs 60 --name {TUNED}", (0, 1, 2)
+)
+REHEARSED_RUN = training(
+    "on synthetic voices, then on the recorded clips and as many synthetic ones",
+    REHEARSED,
+    f"{TUNE} --epochs 45 --rehearse data/voices --name {REHEARSED}",
+    (0, 1, 2),
+)
+RECORDED_BEAM = speech(
+    "the same, one seed, searched with a beam of 8",
+    f"{ON_RECORDED.format(model=REHEARSED)}-beam8",
+    f"{EVALUATE}{REHEARSED}.safetensors --data data/ljspeech-345 --beam 8",
+)
+RECORDED_CTC = speech(
+    "the same, heard by the encoder's CTC head alone",
+    f"{ON_RECORDED.format(model=REHEARSED)}-ctc",
+    f"{EVALUATE}{REHEARSED}.safetensors --data data/ljspeech-345 --ctc",
+)
+RECORDED_JOINT = speech(
+    "the same, searched with a beam of 8 that CTC has a share in",
+    f"{ON_RECORDED.format(model=REHEARSED)}{JOINT}",
+    f"{EVALUATE}{REHEARSED}.safetensors --data data/ljspeech-345 {JOINT_FLAGS}",
+    (0, 1, 2),
+)
+ON_RECORDED_SPEECH = (SCRATCH, UNSEEN, TUNED_RUN, REHEARSED_RUN, RECORDED_BEAM, RECORDED_CTC, RECORDED_JOINT)
+
+# --- benchmarks --------------------------------------------------------------------------------------
+
+THROUGHPUT = dict.fromkeys(  # row of the benchmark: its unit
+    ("features", "training_lstm", "generation_lstm", "training_transformer", "generation_transformer"), "clips/s"
+)
+SPEED = Run(
+    "training and transcription, timed (real speech)",
+    "q3/throughput",
+    "python benchmarks/q3_throughput.py",
+    load=checked(
+        *ratio_keys(THROUGHPUT), "metrics.transcription.beyond_imports.median:number", "config.clips:number",
+        "config.hop_ms:number", "config.mixed_precision:text", "data.name:text", "data.source:text",
+    ),
+)  # fmt: skip
+SILENCE = Run(
+    "silence around speech (real speech)",
+    "q3/silence",
+    "python benchmarks/q3_silence.py",
+    load=checked("metrics.error_rates.plain.greedy.cer:number", "config.clips:number", "data.source:text"),
+)
+RUNS = (*ON_SYNTHETIC, *FULL_JOINED, *JOINED, *ON_RECORDED_SPEECH, SPEED, SILENCE)
