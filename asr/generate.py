@@ -56,7 +56,8 @@ def token_limits(lengths: Tensor, limit: int, per_frame: float) -> Tensor:
     """
     if math.isinf(per_frame):
         return torch.full_like(lengths, limit)
-    return (lengths * per_frame).ceil().clamp(1, limit).long()
+    # float64, in which 0.3 of 400 frames are 120 tokens, not 121
+    return (lengths.cpu().double() * per_frame).ceil().clamp(1, limit).long().to(lengths.device)
 
 
 @torch.no_grad()

@@ -202,6 +202,7 @@ def test_corpus_with_empty_texts():
     assert found["wer"]["values"] == [1, 0, 0]
     assert found["wer"]["mean"] == 3 / 2  # three insertions, two words
     assert found["cer"]["mean"] == 5 / 3  # five insertions, three characters
+    assert found["cer"]["insertions"] == 5 / 3
     for name in ("jaccard", "cosine", "damerau_levenshtein"):
         assert found[name]["values"] == [0, 1, 1]
 
@@ -242,6 +243,11 @@ def test_rates_are_of_the_corpus_and_similarities_means_over_clips():
     for name in ("jaccard", "cosine", "damerau_levenshtein"):
         assert found[name]["values"] == [0, 1]
         assert found[name]["mean"] == 0.5
+
+
+def test_insertions_are_counted_apart():
+    found = score(["abcd", "xyz"], ["abcde", "xy"])["cer"]  # one insertion, one deletion
+    assert (found["mean"], found["insertions"]) == (2 / 7, 1 / 7)
 
 
 def test_values_are_those_of_the_functions():

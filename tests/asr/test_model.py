@@ -273,6 +273,19 @@ def test_greedy_reaches_the_decoders_last_position(small_model):
     assert len(sentence) == MAX_TOKENS - 2  # the last token must be its stop
 
 
+def test_each_clip_has_a_limit_of_its_own(small_model):
+    with torch.no_grad():
+        small_model.decoder.output.bias[[STOP, EMPTY]] -= 1e4  # no sentence ends by itself
+    features, lengths = speech([40, 3, 25, 400])
+    unlimited = greedy(small_model, features, lengths)
+    limited = greedy(small_model, features, lengths, per_frame=0.3)
+    assert list(map(len, limited)) == [12, 1, 8, 120]  # rounded up
+    assert limited == [sentence[: len(short)] for sentence, short in zip(unlimited, limited, strict=True)]
+    searched = beam_search(small_model, features, lengths, width=2, per_frame=0.3)
+    assert list(map(len, searched)) == [11, 0, 7, 119]  # the last token must be its stop
+    assert len(greedy(small_model, *speech([400]), per_frame=1.0)[0]) == MAX_TOKENS - 1
+
+
 def test_transformer_refuses_more_tokens_than_it_has_positions():
     model = SpeechRecognizer("transformer", mel_bins=8, hidden_dim=16, num_blocks=1)
     with pytest.raises(ValueError, match="200 positions"):
