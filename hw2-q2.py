@@ -238,7 +238,7 @@ def show(config: Config, result: dict) -> None:
         with command_line.attempt(f"drawing {path}"):
             from q2 import plots
 
-            drawn = plots.draw(path, Path(config.out) / "plots", config.data_root)
+            drawn = plots.draw([path], Path(config.out) / "plots", config.data_root)
     print_summary(result)
     print(f"results: {path}")
     if drawn:

@@ -295,6 +295,24 @@ def plot_style() -> Iterator[None]:
         yield
 
 
+def epoch_axis(axes, **labels) -> None:
+    """Whole numbers of epochs on the horizontal axis, and what `axes.set` takes besides."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlabel="epoch", **labels)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_curves(axes, histories: list[list[dict]], key: str, scale: float = 1.0, **line) -> None:
+    """`key` of the histories of several runs, epoch by epoch: the mean, with a band of one standard deviation."""
+    values = scale * np.array([[record[key] for record in history] for history in histories])  # (runs, epochs)
+    epochs, mean = np.array([record["epoch"] for record in histories[0]]), values.mean(0)
+    (drawn,) = axes.plot(epochs, mean, **{"marker": "." if len(epochs) < 3 else None} | line)
+    if len(values) > 1:
+        deviation = values.std(0, ddof=1)
+        axes.fill_between(epochs, mean - deviation, mean + deviation, color=drawn.get_color(), alpha=0.2, lw=0)
+
+
 def save_figure(figure, stem: str | Path, *sources: Path) -> list[Path]:
     """Write a figure as `stem`.pdf and .png; its Subject is the SHA-256 of each JSON file it was drawn from."""
     digests = [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]

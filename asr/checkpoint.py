@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from asr.audio import Features
 from asr.model import SpeechRecognizer
-from common.saved_models import check_like, read_weights, rebuild, write_weights
+from common.saved_models import check_like, load_network, write_weights
 
 WIDEST = 10_000  # hidden_dim of a checkpoint: more than any has
 EXAMPLE = {
@@ -30,17 +33,16 @@ def load_model(path: str | Path) -> tuple[SpeechRecognizer, Features]:
     Raises FileNotFoundError, another OSError, or ValueError where the file is no checkpoint of a speech recogniser, or
     holds weights that are not finite.
     """
-    weights, header = read_weights(path)
-    try:
-        check_like(header, EXAMPLE)
-        settings, features = header["model"], Features(**header["features"])
-        if not (1 <= settings["hidden_dim"] <= WIDEST and 1 <= settings["num_heads"] <= WIDEST):
-            raise ValueError(f"hidden_dim or num_heads is not within 1 and {WIDEST}")
-        if not 1 <= settings["num_blocks"] <= len(weights):
-            raise ValueError(f"num_blocks is {settings['num_blocks']}, but there are {len(weights)} tensors")
-        model = rebuild(lambda: SpeechRecognizer(**settings, mel_bins=features.mel_bins), weights)
-    except (ValueError, TypeError) as error:  # TypeError: a setting that this version does not have
-        raise ValueError(
-            f"{path} is no checkpoint of a speech recogniser ({error}): train one with python -m asr train"
-        ) from error
-    return model, features
+    model, header = load_network(path, prepare, "a speech recogniser", "python -m asr train")
+    return model, Features(**header["features"])
+
+
+def prepare(header: dict, weights: dict[str, Tensor]) -> Callable[[], SpeechRecognizer]:
+    """What builds the network of a checkpoint. Raises ValueError, or TypeError for settings of another version."""
+    check_like(header, EXAMPLE)
+    settings, features = header["model"], Features(**header["features"])
+    if not (1 <= settings["hidden_dim"] <= WIDEST and 1 <= settings["num_heads"] <= WIDEST):
+        raise ValueError(f"hidden_dim or num_heads is not within 1 and {WIDEST}")
+    if not 1 <= settings["num_blocks"] <= len(weights):
+        raise ValueError(f"num_blocks is {settings['num_blocks']}, but there are {len(weights)} tensors")
+    return partial(SpeechRecognizer, **settings, mel_bins=features.mel_bins)

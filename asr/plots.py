@@ -11,13 +11,13 @@ import command_line  # first, for Ctrl-C during the others
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 import records
 import utils
@@ -53,8 +53,9 @@ def load_speech(path: Path) -> dict:
     return records.load_result(path, *SPEECH_KEYS, *(TRAINING_KEYS if trained else ()))
 
 
-def draw(results: dict[Path, dict], out: str | Path) -> list[Path]:
-    """Draw every plot of one experiment, given by file, as OUT/q3/<experiment>-<plot>.pdf and .png."""
+def draw(paths: Iterable[Path], out: str | Path) -> list[Path]:
+    """Draw every plot of one experiment, given by its result files, as OUT/q3/<experiment>-<plot>.pdf and .png."""
+    results = {path: load_speech(path) for path in paths}
     trained = {path: result for path, result in results.items() if "history" in result}
     plots = {
         "loss": (plot_loss, trained),
@@ -89,28 +90,18 @@ def title(results: list[dict]) -> str:
     return f"{data['name']} ({data['source']}), {clips:,} clips for training"
 
 
-def history(result: dict, name: str) -> list[float]:
-    return [record[name] for record in result["history"]]
-
-
-def epoch_axis(axes, **labels) -> None:
-    axes.set(xlabel="epoch", **labels)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
 @utils.plot_style()
 def plot_loss(results: list[dict]) -> Figure:
     """Training and validation loss per epoch."""
     figure = Figure(figsize=(6.6, 2.7))
     training, validation = figure.subplots(1, 2)
     for decoder, colour, runs in of_decoders(results):
-        line = {"color": colour, "marker": MARKERS[decoder], "ms": 4, "ls": "-"}
-        for run in runs:
-            epochs, label = history(run, "epoch"), NAMES[decoder] if run is runs[0] else None
-            training.plot(epochs, history(run, "train_loss"), **line)
-            validation.plot(epochs, history(run, "validation_loss"), label=label, **line)
-    epoch_axis(training, ylabel="training loss (smoothed, with CTC)", ylim=(0, None))
-    epoch_axis(validation, ylabel="validation loss (nats per token)", ylim=(0, None))
+        line = {"color": colour, "marker": MARKERS[decoder], "ms": 4, "ls": "-", "label": NAMES[decoder]}
+        histories = [run["history"] for run in runs]
+        utils.draw_curves(training, histories, "train_loss", **line)
+        utils.draw_curves(validation, histories, "validation_loss", **line)
+    utils.epoch_axis(training, ylabel="training loss (smoothed, with CTC)", ylim=(0, None))
+    utils.epoch_axis(validation, ylabel="validation loss (nats per token)", ylim=(0, None))
     validation.legend()
     figure.suptitle(title(results), fontsize=9)
     return figure
@@ -125,11 +116,11 @@ def plot_scores(results: list[dict]) -> Figure:
         for decoder, colour, runs in of_decoders(results):
             for (name, label), style in zip(scores.items(), utils.LINE_STYLES, strict=False):
                 line = {"color": colour, "ls": style, "marker": MARKERS[decoder], "ms": 4}
-                curves = np.array([history(run, f"validation_{name}") for run in runs])
-                axes.plot(history(runs[0], "epoch"), curves.mean(0), label=f"{NAMES[decoder]}, {label}", **line)
+                histories = [run["history"] for run in runs]
+                utils.draw_curves(axes, histories, f"validation_{name}", label=f"{NAMES[decoder]}, {label}", **line)
         axes.legend(fontsize=6)
-    epoch_axis(panels[0], ylabel="similarity, validation", ylim=(0, 1))
-    epoch_axis(panels[1], ylabel="error rate, validation", ylim=(0, None))
+    utils.epoch_axis(panels[0], ylabel="similarity, validation", ylim=(0, 1))
+    utils.epoch_axis(panels[1], ylabel="error rate, validation", ylim=(0, None))
     clips = min(VALIDATION_CLIPS, results[0]["data"]["sizes"]["validation"])
     figure.suptitle(f"{title(results)}; the first {clips} validation clips, greedy", fontsize=9)
     return figure
@@ -219,20 +210,21 @@ class Config:
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
     config = command_line.parse(Config, argv, __doc__)
-    groups: dict[str, dict[Path, dict]] = {}
+    groups: dict[str, list[Path]] = {}
+    trained = set()  # the groups that hold a training
 
     def sort(path: Path) -> None:
         result = records.load_result(path, "config.join?:number")
         if result["question"] == "q3" and ("history" in result or (result["config"].get("join") or 1) > 1):
-            result = load_speech(path)
-            groups.setdefault(experiment(result), {})[path] = result
+            groups.setdefault(experiment(load_speech(path)), []).append(path)
+            trained.update({experiment(result)} if "history" in result else ())
 
     code = command_line.for_each(sorted(config.results), sort)
-    drawn = [group for group in groups.values() if any("history" in result for result in group.values())]
-    if not drawn and not code:
+    if not trained and not code:
         raise ValueError("none of these files is the result of `python -m asr train`: give some that are")
-    for group in drawn:
-        print(*draw(group, config.out), sep="\n")
+    for name, paths in groups.items():
+        if name in trained:
+            print(*draw(paths, config.out), sep="\n")
     return code
 
 

@@ -69,6 +69,21 @@ def check_like(value, example, name: str = "header") -> None:
             check_like(value[key], wanted, key)
 
 
+def load_network(
+    path: str | Path, prepare: Callable[[dict, dict[str, Tensor]], Callable[[], nn.Module]], what: str, command: str
+) -> tuple[nn.Module, dict]:
+    """The network that a file holds, in evaluation mode, and the file's header.
+
+    `prepare` gets header and weights, checks them, and returns what builds the network; it raises ValueError or
+    TypeError where they are not of `what`, which `command` would train. Raises what `read_weights` does, or ValueError.
+    """
+    weights, header = read_weights(path)
+    try:
+        return rebuild(prepare(header, weights), weights), header
+    except (ValueError, TypeError, RuntimeError) as error:  # PyTorch's own, of a size that no layer can have
+        raise ValueError(f"{path} is no checkpoint of {what} ({error}): train one with {command}") from error
+
+
 def rebuild(build: Callable[[], nn.Module], weights: dict[str, Tensor]) -> nn.Module:
     """The network that `build` makes, with these weights, in evaluation mode.
 

@@ -193,5 +193,5 @@ def show(config: Config, linear_attention: Callable[..., Tensor]) -> None:
     with attempt("drawing"):
         from q1 import plots  # matplotlib takes a second
 
-        drawn = plots.draw(path, Path(config.out) / "plots")
+        drawn = plots.draw([path], Path(config.out) / "plots")
         print("\nplots:", *(plot for plot in drawn if plot.suffix == ".png"), sep="\n  ")

@@ -8,6 +8,7 @@ import command_line  # first, for Ctrl-C during the others
 
 import statistics
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +41,13 @@ SPEED_KEYS = (
 )  # fmt: skip
 
 
+def draw(paths: Iterable[Path], out: str | Path) -> list[Path]:
+    """Draw what each result file has the numbers for, as OUT/q1/<run>-<plot>.pdf and .png."""
+    return [figure for path in paths for figure in draw_one(path, out)]
+
+
 @utils.plot_style()
-def draw(result_path: Path, out: str | Path) -> list[Path]:
-    """Draw what one result file has the numbers for, as OUT/q1/<run>-<plot>.pdf and .png."""
+def draw_one(result_path: Path, out: str | Path) -> list[Path]:
     result = records.load_result(result_path)
     plots = {}
     if result["run"].startswith("attention-memory"):
@@ -186,7 +191,7 @@ class Config:
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
     config = command_line.parse(Config, argv, __doc__)
-    return command_line.for_each(config.results, lambda path: print(*draw(path, config.out), sep="\n"))
+    return command_line.for_each(config.results, lambda path: print(*draw_one(path, config.out), sep="\n"))
 
 
 if __name__ == "__main__":

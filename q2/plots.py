@@ -8,6 +8,7 @@ import command_line  # first, for Ctrl-C during the others
 
 import sys
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,15 @@ from image_data import load_images, with_course_test_split
 from q2.config import RESULT_KEYS, SHIFT_KEYS
 
 
-def draw(result_path: Path, out: str | Path, data_root: str | Path = "data") -> list[Path]:
-    """Draw every plot that one result file has the numbers for, as OUT/q2/<run>-<plot>.pdf and .png.
+def draw(paths: Iterable[Path], out: str | Path, data_root: str | Path = "data") -> list[Path]:
+    """Draw every plot that each result file has the numbers for, as OUT/q2/<run>-<plot>.pdf and .png.
 
     The panel of mistakes also needs the images themselves: without the data file it is left out, with a note.
     """
+    return [figure for path in paths for figure in draw_one(path, out, data_root)]
+
+
+def draw_one(result_path: Path, out: str | Path, data_root: str | Path) -> list[Path]:
     result = records.load_result(result_path)
     if "shifts" in result["config"]:
         result = records.load_result(result_path, *SHIFT_KEYS)
@@ -72,17 +77,12 @@ def label(model: dict) -> str:
 
 
 def draw_band(axes, model: dict, key: str, scale: float = 1.0) -> None:
-    """A line for the mean over seeds, with a band of one standard deviation; diverged seeds are left out."""
+    """`utils.draw_curves` of a network's seeds, without those that diverged."""
     histories = [trial["history"] for trial in model["trials"] if trial["diverged_in_epoch"] is None]
     if not histories:
         axes.plot([], [], label=f"{label(model)}: diverged")
         return
-    values = scale * np.array([[record[key] for record in history] for history in histories])  # (seeds, epochs)
-    epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
-    (line,) = axes.plot(epochs, mean, label=label(model), marker="." if len(epochs) < 3 else None)
-    if len(values) > 1:
-        deviation = values.std(0, ddof=1)
-        axes.fill_between(epochs, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2, lw=0)
+    utils.draw_curves(axes, histories, key, scale, label=label(model))
 
 
 @utils.plot_style()
@@ -96,10 +96,8 @@ def plot_curves(result: dict) -> Figure:
     for model in models:
         draw_band(loss, model, "train_loss")
         draw_band(accuracy, model, "val_accuracy", 100)
-    for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    loss.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    accuracy.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    utils.epoch_axis(loss, ylabel="training loss", ylim=(0, None))
+    utils.epoch_axis(accuracy, ylabel="validation accuracy (%)")
     accuracy.legend()
     figure.suptitle(f"{data_title(result)}: {seeds(result, 'band')}", fontsize=9)
     return figure
@@ -118,8 +116,7 @@ def plot_pooling(result: dict, tested: dict) -> Figure:
             offsets = place + np.linspace(-0.12, 0.12, len(values)) * (len(values) > 1)
             axes.plot(offsets, values, "o", color=colour, markersize=4, alpha=0.7)
             axes.plot([place - 0.25, place + 0.25], [mean] * 2, "-", color=colour)
-    curve.xaxis.set_major_locator(MaxNLocator(integer=True))
-    curve.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    utils.epoch_axis(curve, ylabel="validation accuracy (%)")
     curve.legend()
     for axes, name in ((accuracy, "test accuracy (%)"), (auc, "test AUC")):
         axes.set(ylabel=name, xlim=(-0.6, len(tested) - 0.4))
@@ -225,7 +222,7 @@ class Config:
 def main(argv: list[str] | None = None) -> int:
     config = command_line.parse(Config, argv, __doc__)
     return command_line.for_each(
-        config.results, lambda path: print(*draw(path, config.out, config.data_root), sep="\n")
+        config.results, lambda path: print(*draw_one(path, config.out, config.data_root), sep="\n")
     )
 
 

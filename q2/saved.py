@@ -39,14 +39,15 @@ def load_model(path: str | Path, build_model: Builder) -> tuple[nn.Module, dict]
 
     Raises FileNotFoundError, or ValueError for a file that is not what `save_model` writes.
     """
-    weights, entries = saved_models.read_weights(path)
-    try:
+
+    def prepare(entries: dict, _) -> Callable[[], nn.Module]:
         header = entries.get("model")
         check_header(header)
-        build = functools.partial(build_model, header["settings"], len(header["class_names"]), header["image_shape"])
-        return saved_models.rebuild(build, weights), header
-    except (ValueError, RuntimeError) as error:  # PyTorch's own, of a size that no layer can have
-        raise ValueError(f"{path} is no checkpoint of this script: {error}") from error
+        shape = len(header["class_names"]), header["image_shape"]
+        return functools.partial(build_model, header["settings"], *shape)
+
+    model, entries = saved_models.load_network(path, prepare, "an image classifier", "python hw2-q2.py")
+    return model, entries["model"]
 
 
 def check_header(header) -> None:

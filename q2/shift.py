@@ -116,7 +116,7 @@ def show(config: Config, load_model: Loader) -> int:
     with attempt(f"drawing {path}"):
         from q2 import plots
 
-        drawn = plots.draw(path, Path(config.out) / "plots")
+        drawn = plots.draw([path], Path(config.out) / "plots")
     for variant, model in result["models"].items():
         changed = ", ".join(f"{100 * answer['mean']:.1f}" for answer in model["changed_predictions"])
         print(f"{variant}: a feature sees {model['receptive_field']} pixels; moved by 1 to 4, {changed} % change class")

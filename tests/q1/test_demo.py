@@ -256,7 +256,7 @@ def test_benchmark_runs_and_its_plots_are_drawn_from_it(tmp_path, monkeypatch):
     assert {entry["contender"] for entry in result["rows"]} == set(benchmark.CONTENDERS)
     assert len(result["rows"]) == len(benchmark.CONTENDERS) * 2 * 2  # lengths, passes
     assert {entry["features"] for entry in result["features"]} == {feature_dim(16, terms) for terms in (2, 3, 4, 5)}
-    drawn = q1_plots.draw(path, tmp_path / "plots")
+    drawn = q1_plots.draw([path], tmp_path / "plots")
     assert {plot.name for plot in drawn if plot.suffix == ".png"} == {
         f"attention-speed-{name}.png" for name in ("time", "features")
     }
@@ -276,7 +276,7 @@ def test_peak_memory_is_that_of_the_call_and_not_of_making_its_inputs(tmp_path):
     assert 3 * output < peaks["elu + 1", 4096, "forward"] < 7 * output
     scores = 4 * 4096 * 4096 * 4
     assert 1.9 * scores < peaks["plain quadratic", 4096, "forward"] < 3.5 * scores
-    (drawn,) = (plot for plot in q1_plots.draw(path, tmp_path) if plot.suffix == ".png")
+    (drawn,) = (plot for plot in q1_plots.draw([path], tmp_path) if plot.suffix == ".png")
     assert drawn.name == "attention-memory-length.png"
 
 
