@@ -2,8 +2,8 @@
 SHELL := bash
 PYTHON ?= python3
 RUN := .venv/bin/python
+FAST_TESTS := $(RUN) -m pytest -n auto --dist loadfile -m "not slow and not real_data"
 SEEDS ?= 0 1 2
-SPEECH_RUNS = $(foreach corpus,LJSpeech-1.1 revoiced voices ljspeech-345,$(wildcard runs/q3/$(corpus)-*.json))
 # pip's progress in a few lines: the packages that it finds, the downloads of 10 MB and more, and what goes wrong
 PIP = set -o pipefail; $(RUN) -m pip install --disable-pip-version-check --progress-bar off
 SHORTLY = | { printf '  Collecting'; while read -r word name size; do case "$$word $$size" in \
@@ -11,12 +11,13 @@ SHORTLY = | { printf '  Collecting'; while read -r word name size; do case "$$wo
   Downloading\ \([1-9][0-9]*.[0-9]\ MB\)) printf '\n  %s %s %s' "$$word" "$$name" "$$size";; \
   Installing*) printf '\n  Installing all of it\n';; esac; done; }
 
-.PHONY: help demo page test test-rest test-all lint format homework publish notebook benchmark readme report submission \
-  clean
+.NOTPARALLEL:
+.PHONY: help demo test homework homework-q1 homework-q2 homework-q3 notebooks benchmark publish tables reports \
+  submission test-rest test-all lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^## / { printf "\n%s\n", substr($$0, 4) } \
-	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c "import sys; sys.version_info < (3, 11, 4) and sys.exit('Python 3.11.4 or later is needed, but this is ' \
@@ -39,65 +40,66 @@ help: ## list the targets
 
 ## Try it
 
-demo: .venv/installed ## all three questions in brief, on synthetic data: offline, about three minutes
+demo: .venv/installed ## every question in brief, on synthetic data: offline, about three minutes
 	@$(RUN) -m demo
 
+demo-q1: ## only Question 1's part of it; likewise demo-q2, demo-q3
+demo-%: .venv/installed
+	@$(RUN) -m demo --parts $*
+
 test: .venv/installed-dev ## the tests that take seconds
-	$(RUN) -m pytest -n auto --dist loadfile -m "not slow and not real_data"
+	$(FAST_TESTS)
+
+test-q1: ## only those of Question 1; likewise test-q2, test-q3
+test-q3: TESTS := tests/asr
+test-%: .venv/installed-dev
+	$(FAST_TESTS) $(or $(TESTS),tests/$*)
 
 ## Run the homework
 
-homework: .venv/installed ## everything on the original data: downloads it (2.7 GB), then refreshes results/, plots/ and README.md
+homework: homework-q1 homework-q2 homework-q3 publish notebooks ## all on the original data: downloads it (2.7 GB), refreshes results/, plots/ and README.md
+
+homework-q1: .venv/installed ## only Question 1's runs, into runs/; likewise homework-q2, homework-q3
+	$(RUN) q1_linear_attention.py
+
+homework-q2: .venv/installed
 	$(RUN) download_octmnist.py
 	$(RUN) download_octmnist.py --dataset pneumoniamnist
-	$(RUN) download_ljspeech.py
-	$(RUN) q1_linear_attention.py
 	$(RUN) hw2-q2.py --sweep --seeds $(SEEDS) --resume
 	$(RUN) hw2-q2.py --recipe strong --seeds $(SEEDS) --resume
 	$(RUN) hw2-q2.py --dataset pneumoniamnist --sweep --seeds 0 1 2 3 4 --resume
 	$(RUN) hw2-q2.py --dataset pneumoniamnist --recipe strong --seeds 0 1 2 3 4 --resume
 	$(RUN) hw2-q2.py --dataset synthetic-oct --sweep --seeds 0 1 2 --resume
 	for data in octmnist pneumoniamnist synthetic-oct; do $(RUN) hw2-q2.py --shift --dataset $$data || exit; done
-	$(RUN) -m asr train --decoder lstm --resume
-	$(RUN) -m asr train --decoder transformer --resume
+
+homework-q3: .venv/installed
+	$(RUN) download_ljspeech.py
+	for decoder in lstm transformer; do $(RUN) -m asr train --decoder $$decoder --resume || exit; done
 	for decoder in lstm transformer; do for join in 2 3; do \
 	  $(RUN) -m asr evaluate --checkpoint runs/q3/LJSpeech-1.1-$$decoder-seed0.safetensors --join $$join || exit; done; done
-	$(MAKE) publish notebook
 
-notebook: .venv/installed-dev ## run hw2-q3.ipynb from top to bottom, and keep its outputs
+notebooks: .venv/installed-dev ## run every notebook from top to bottom, and keep its outputs
 	.venv/bin/jupyter execute --inplace --NotebookClient.record_timing=False hw2-q3.ipynb
 
 benchmark: .venv/installed-benchmark ## speed against peers and the course's way: an hour, idle machine
-	$(RUN) benchmarks/q1_attention.py --out results
-	$(RUN) -m q1.plots results/q1/*.json --out plots
-	$(RUN) benchmarks/q2_training.py --out results
-	$(RUN) benchmarks/q3_throughput.py --out results
-	$(RUN) benchmarks/q3_silence.py --out results
+	$(RUN) benchmarks/q1_attention.py
+	$(RUN) benchmarks/q1_attention.py --memory
+	$(RUN) benchmarks/q2_training.py
+	$(RUN) benchmarks/q3_throughput.py
+	$(RUN) benchmarks/q3_silence.py
+	$(RUN) -m publish
 
 ## Publish
 
-publish: .venv/installed ## take the comparisons in runs/ over into results/, plots/ and README.md
-	mkdir -p results/q1 results/q2 results/q3
-	cp runs/q1/demo.json results/q1/
-	$(RUN) -m q1.plots results/q1/*.json --out plots
-	cp $(wildcard runs/q2/*-sweep.json runs/q2/*-shift.json runs/q2/*-strong-adam-lr0.003.json) results/q2/
-	$(RUN) -m q2.plots results/q2/*-sweep.json results/q2/*-shift.json results/q2/*-strong-*.json --out plots
-	$(if $(SPEECH_RUNS),cp $(SPEECH_RUNS) results/q3/)
-	$(RUN) -m asr.plots results/q3/*.json --out plots
-	$(RUN) -c "from synthetic.scans import plot_contact_sheet; plot_contact_sheet('plots/q2/synthetic-oct-examples')"
-	$(RUN) -m publish.readme
-	$(RUN) -m publish.results_page
+publish: .venv/installed ## take what runs/ holds of the catalogue's runs into results/, draw it, and write the tables
+	$(RUN) -m publish
 
-readme: .venv/installed ## write the table of results into README.md anew
-	$(RUN) -m publish.readme
+tables: .venv/installed ## write README.md's and docs/' tables, the page of results and the report's numbers anew
+	$(RUN) -m publish --tables
 
-page: .venv/installed ## write results/index.html, the results on one page, anew
-	$(RUN) -m publish.results_page
-
-report: .venv/installed ## report/report.pdf, its numbers and tables from results/ (needs LaTeX)
+reports: tables ## typeset report/report.pdf (needs LaTeX)
 	@command -v latexmk > /dev/null && command -v pdflatex > /dev/null || { echo "LaTeX is missing: on Debian and Ubuntu," \
 	  "apt install texlive-latex-recommended texlive-latex-extra texlive-science texlive-fonts-recommended lmodern latexmk" >&2; exit 1; }
-	$(RUN) -m publish.report
 	cd report && SOURCE_DATE_EPOCH=0 latexmk -pdf -interaction=nonstopmode -halt-on-error -silent -outdir=build report.tex
 	cp report/build/report.pdf report/report.pdf
 
@@ -107,10 +109,10 @@ submission: ## the report and the code in one zip
 
 ## Develop
 
-test-rest: .venv/installed-dev
+test-rest: .venv/installed-dev ## the slow tests, and those on real data in ../shared/data (skipped without it)
 	$(RUN) -m pytest -n auto --dist loadfile -m "slow or real_data"
 
-test-all: test test-rest ## also the slow tests, and those on real data in ../shared/data (skipped without it)
+test-all: test test-rest ## all of them
 
 lint: .venv/installed-dev ## ruff: rules and format
 	$(RUN) -m ruff check .

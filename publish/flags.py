@@ -18,6 +18,8 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "download_octmnist.py": "download_octmnist",
     "download_ljspeech.py": "download_ljspeech",
     "-m synthetic": "synthetic.__main__",
+    "-m demo": "demo.__main__",
+    "-m publish": "publish.__main__",
     "-m q1.plots": "q1.plots",
     "-m q2.plots": "q2.plots",
     "-m asr.plots": "asr.plots",

@@ -14,9 +14,12 @@ import command_line
 import image_data
 import records
 from demo import __main__ as demo
+from demo import q1, q2, q3
+from demo.part import Part, call
 from publish import page
 from publish.page import Section
 from q1 import demo as q1_demo
+from q2 import comparison, saved
 from synthetic import speech as synthetic_speech
 from tests.publish.test_page import Elements
 
@@ -54,41 +57,41 @@ def digits(wrong):
 
 
 def test_question_1_in_words():
-    assert "0.6 % of the attention" in demo.closeness({"errors": ERRORS})
-    assert demo.crossovers({"crossover": CROSSOVER}).rows[1] == ["64", "not up to 16,384", "4.00 ms", "3.00 ms"]
+    assert "0.6 % of the attention" in q1.closeness({"errors": ERRORS})
+    assert q1.crossovers({"crossover": CROSSOVER}).rows[1] == ["64", "not up to 16,384", "4.00 ms", "3.00 ms"]
 
 
 def test_question_2_in_words():
     result = images(network(False, 0.9486), network(True, 0.918), network(False, None, diverged=[0]))
-    assert "94.9 % of 1,500 synthetic scans" in demo.told_apart(result)
-    assert "guessing gets 25 %" in demo.told_apart(result)
-    assert "it is 91.8 % (one training each" in demo.without_pooling(result)
-    assert [row[2:4] for row in demo.networks(result).rows] == [
+    assert "94.9 % of 1,500 synthetic scans" in q2.told_apart(result)
+    assert "guessing gets 25 %" in q2.told_apart(result)
+    assert "it is 91.8 % (one training each" in q2.without_pooling(result)
+    assert [row[2:4] for row in q2.networks(result).rows] == [
         ["50.0 %", "94.9 %"],
         ["50.0 %", "91.8 %"],
         ["diverged", "diverged"],
     ]
-    assert "diverged" in demo.without_pooling(images(network(False, 0.9)))
+    assert "diverged" in q2.without_pooling(images(network(False, 0.9)))
 
 
 def test_question_3_in_words():
     result = digits([0, 1, 0, 2.0])
-    assert "trained on 355 synthetic clips" in demo.digits_right(result)
-    assert "gets 2 of 4 right" in demo.digits_right(result)
-    assert demo.losses(result) == "Its validation loss is 3.04 after one epoch, 0.13 after 3; training took 42 s."
-    assert "gets 93 % of the characters right" in demo.written_right({"cer": {"mean": 0.0749}})
+    assert "trained on 355 synthetic clips" in q3.digits_right(result)
+    assert "gets 2 of 4 right" in q3.digits_right(result)
+    assert q3.losses(result) == "Its validation loss is 3.04 after one epoch, 0.13 after 3; training took 42 s."
+    assert "gets 93 % of the characters right" in q3.written_right({"cer": {"mean": 0.0749}})
 
 
 def test_voices_are_new():
     """The shipped recogniser was trained on MANY_VOICES, then on recordings."""
-    voices = {voice for _, voice in demo.SENTENCES}
+    voices = {voice for _, voice in q3.SENTENCES}
     assert voices <= set(synthetic_speech.TEST_VOICES.espeak)
     assert not voices & {*synthetic_speech.MANY_VOICES.espeak, *synthetic_speech.TRAIN_VOICES.espeak}
 
 
 def test_a_part_is_told_in_eight_lines(tmp_path):
-    sounds = [page.Sound(tmp_path / "x.wav", text.lower(), text.lower(), "") for text, _ in demo.SENTENCES]
-    longest = demo.written_right({"cer": {"mean": 0.1}})
+    sounds = [page.Sound(tmp_path / "x.wav", text.lower(), text.lower(), "") for text, _ in q3.SENTENCES]
+    longest = q3.written_right({"cer": {"mean": 0.1}})
     told = demo.told(Section("", headline=longest, sounds=tuple(sounds)))
     assert len(told) <= 8
     assert max(map(len, told)) <= demo.WIDTH
@@ -120,7 +123,7 @@ def failing_command(out):
     def main(argv):
         raise OSError("cannot write there: make room")
 
-    demo.call(main, "python thing.py", "--out", str(out))
+    call(main, "python thing.py", "--out", str(out))
 
 
 def programmers_error(out):
@@ -132,7 +135,7 @@ def interrupted(out):
 
 
 def parts(*functions):
-    return tuple(demo.Part(function.__name__, function.__name__, 1, function) for function in functions)
+    return tuple(Part(function.__name__, function.__name__, 1, function) for function in functions)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +180,7 @@ def test_interruption_of_an_import_is_shown_whatever_stderr_is(monkeypatch, capf
 
 def test_an_interrupted_command_interrupts_the_demonstration(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        demo.call(lambda argv: 130, "python thing.py")
+        call(lambda argv: 130, "python thing.py")
 
 
 # --- the Makefile ---
@@ -223,21 +226,35 @@ def train_here(configs, data):
     trials = []
     for config in configs:
         model, trial = hw2_q2.train(config, data)
-        hw2_q2.save_model(config.file(".safetensors"), model, config, data)
+        saved.save_model(config.file(".safetensors"), model, config, data)
         trials.append(trial)
     return trials
+
+
+def test_parts_of_one_question(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "PARTS", tuple(Part(name, f"Part {name}", 40, good) for name in ("q1", "q3", "q3-b")))
+    assert demo.main(["--parts", "q3", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "about 80 seconds" in printed
+    assert [line for line in printed.splitlines() if line.startswith("Part")] == [
+        "Part q3 (about 40 s)",
+        "Part q3-b (about 40 s)",
+    ]
+    assert demo.main(["--parts", "q3", "q9"]) == 2
+    assert capsys.readouterr().err.endswith("--parts is ('q3', 'q9'), but must be of q1, q2, q3\n")
 
 
 @pytest.mark.slow
 def test_demonstration(tmp_path, monkeypatch, capsys):
     """With less of all: every part works, and what is told and shown is what the result files hold."""
     monkeypatch.setattr(hw2_q2, "train_side_by_side", train_here)
+    monkeypatch.setattr(comparison, "train_side_by_side", train_here)
     monkeypatch.setattr(image_data, "SYNTHETIC_OCT_SIZE", 400)
     monkeypatch.setattr(q1_demo, "LONGEST", 512)
-    monkeypatch.setattr(demo, "ATTENTION_FLAGS", ("--length", "16", "--seeds", "0"))
-    monkeypatch.setattr(demo, "IMAGE_FLAGS", (*demo.IMAGE_FLAGS, "--epochs", "1"))
-    monkeypatch.setattr(demo, "CLIPS", 60)
-    monkeypatch.setattr(demo, "SPEECH_FLAGS", ("--hidden_dim", "16", "--num_blocks", "1", "--epochs", "2"))
+    monkeypatch.setattr(q1, "FLAGS", ("--length", "16", "--seeds", "0"))
+    monkeypatch.setattr(q2, "FLAGS", (*q2.FLAGS, "--epochs", "1"))
+    monkeypatch.setattr(q3, "CLIPS", 60)
+    monkeypatch.setattr(q3, "FLAGS", ("--hidden_dim", "16", "--num_blocks", "1", "--epochs", "2"))
     monkeypatch.chdir(tmp_path)
     assert demo.main(["--out", "demo"]) == 0, [log.read_text()[-2000:] for log in (tmp_path / "demo").glob("*.log")]
     printed, errors = capsys.readouterr()
