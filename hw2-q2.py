@@ -190,16 +190,16 @@ def test_saved(config: Config, trials: list[dict], data: ImageData) -> None:
 # --- one run, or a comparison of several -------------------------------------------------------------
 
 
-def train_networks(config: Config, data: ImageData) -> dict[Config, list[dict]]:
-    """The trials of each network that the flags ask for, the selected network first: here, or side by side."""
+def train_networks(config: Config, data: ImageData) -> tuple[dict[Config, list[dict]], list[Config]]:
+    """The trials of each network that the flags ask for, trained here or side by side, and the networks to test."""
     if config.sweep:
         return sweep(config, data)
     if config.seeds:
-        return {config: train_side_by_side(one_per_seed(config), data)}
+        return {config: train_side_by_side(one_per_seed(config), data)}, [config]
     model, trial = train(config, data)
     if utils.is_main_process() and not (config.dry_run or trial["diverged_in_epoch"]):
         saved.save_model(config.file(".safetensors"), model, config, data)
-    return {config: [trial]}
+    return {config: [trial]}, [config]
 
 
 def run(config: Config) -> dict:
@@ -212,11 +212,11 @@ def run(config: Config) -> dict:
     head = result_head(config, data)
     writes = utils.is_main_process() and not config.dry_run
     with records.claim(config.out, head, config.overwrite) if writes else contextlib.nullcontext():
-        trials = train_networks(config, data)
+        trials, tested = train_networks(config, data)
         if not utils.is_main_process():
             return {}  # one process tests and reports
         if not (config.no_test or config.dry_run):
-            for network in list(trials)[:2]:  # of a sweep the selected rate, with pooling and without
+            for network in tested:
                 test_saved(network, trials[network], data)
     models = {}
     for network, its_trials in trials.items():

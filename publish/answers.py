@@ -17,6 +17,7 @@ from publish.tables import spread, table
 from q1 import runs as q1
 from q1.monomials import feature_dim
 from q2 import runs as q2
+from q2.comparison import homework_pair
 
 DIM = 64  # for which the number of features is given as an example
 ANAGRAM = ("the cat sat on the mat", "tam eht no tas tac eht")
@@ -65,9 +66,8 @@ def crossover(root: Path) -> str:
 
 
 def tested(root: Path, run: Run) -> list[dict]:
-    """The networks of a sweep that were tested: with max-pooling, and without."""
-    models = [model for model in run.result(root)["models"].values() if "test" in model["metrics"]]
-    return sorted(models, key=lambda model: model["settings"]["no_maxpool"])
+    """The networks of a sweep that the homework compares: with max-pooling, and without."""
+    return homework_pair(run.result(root))
 
 
 def main_images(root: Path) -> str:

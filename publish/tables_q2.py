@@ -11,6 +11,7 @@ from torch import nn
 from common.classification import get_number_trainable_params, multiply_adds
 from publish.latex import Results, number, percent, plain, spread, tabular
 from publish.verdicts import verdict
+from q2.comparison import homework_pair
 
 # the first of which a sweep was run is the one that the text is about
 DATA = {
@@ -32,10 +33,8 @@ def q2_data(results: Results) -> list[str]:
 
 
 def q2_pair(results: Results, data: str) -> tuple[dict, dict]:
-    """The tested networks of a sweep: with max-pooling and without."""
-    sweep = results(f"q2/{data}-sweep")
-    tested = [model for model in sweep["models"].values() if "test" in model["metrics"]]
-    return tuple(sorted(tested, key=lambda model: model["settings"]["no_maxpool"]))
+    """The networks that the homework compares, at one rate: with max-pooling and without."""
+    return tuple(homework_pair(results(f"q2/{data}-sweep")))
 
 
 def q2_numbers(results: Results) -> dict[str, str]:
@@ -44,7 +43,9 @@ def q2_numbers(results: Results) -> dict[str, str]:
     for key, data in (("main", main), ("synthetic", synthetic)):
         pooled, strided = q2_pair(results, data)
         shift = results(f"q2/{data}-shift")
-        answers = sorted(shift["models"].values(), key=lambda model: model["settings"]["no_maxpool"])
+        rate = pooled["settings"]["learning_rate"]
+        answers = [model for model in shift["models"].values() if model["settings"]["learning_rate"] == rate]
+        answers.sort(key=lambda model: model["settings"]["no_maxpool"])
         for name, model, answer in zip(("pooled", "strided"), (pooled, strided), answers, strict=True):
             numbers |= {
                 f"q2-{key}-{name}": spread(model["metrics"]["test"]["accuracy"], 100) + r"\,\%",

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 import records
-from common.classification import get_number_trainable_params, inference_time, multiply_adds
+from common.classification import get_number_trainable_params, inference_time, layer_times, multiply_adds
 from common.grid import results_side_by_side
 from image_data import ImageData
 from q2.config import RESULT_KEYS, Config
@@ -40,20 +40,45 @@ def train_side_by_side(configs: list[Config], data: ImageData) -> list[dict]:
     return [trial for result in results for model in result["models"].values() for trial in model["trials"]]
 
 
-def sweep(config: Config, data: ImageData) -> dict[Config, list[dict]]:
-    """The homework's comparison: a trial per seed of each network, the selected learning rate's first, then that
-    without pooling (or with it, for --no_maxpool), and the other rates."""
-    rates = [dataclasses.replace(config, learning_rate=rate) for rate in SWEEP_LEARNING_RATES]
-    every = train_side_by_side([single for rate in rates for single in one_per_seed(rate)], data)
-    trials = {rate: [every.pop(0) for _ in config.seeds] for rate in rates}
-    usable = [rate for rate in rates if not any(trial["diverged_in_epoch"] for trial in trials[rate])]
+def sweep(config: Config, data: ImageData) -> tuple[dict[Config, list[dict]], list[Config]]:
+    """The homework's comparison: a trial per seed of each network at each learning rate, and the networks to test.
+
+    The latter come first: that with pooling (without, for --no_maxpool) at the rate that validation selects, the other
+    at the same rate, as the homework asks, and at the rate that validation selects for it.
+    """
+    networks = [
+        dataclasses.replace(config, learning_rate=rate, no_maxpool=no_maxpool)
+        for no_maxpool in (config.no_maxpool, not config.no_maxpool)
+        for rate in SWEEP_LEARNING_RATES
+    ]
+    every = train_side_by_side([single for network in networks for single in one_per_seed(network)], data)
+    trials = {network: [every.pop(0) for _ in config.seeds] for network in networks}
+    selected, tuned = (
+        best({network: trials[network] for network in networks if network.no_maxpool == no_maxpool})
+        for no_maxpool in (config.no_maxpool, not config.no_maxpool)
+    )
+    homework = dataclasses.replace(selected, no_maxpool=not config.no_maxpool)
+    tested = list(dict.fromkeys([selected, homework, tuned]))
+    return {network: trials[network] for network in dict.fromkeys([*tested, *networks])}, tested
+
+
+def best(trials: dict[Config, list[dict]]) -> Config:
+    """The network with the highest validation accuracy, its mean over seeds, of those that never diverged."""
+    usable = [network for network in trials if not any(trial["diverged_in_epoch"] for trial in trials[network])]
     if not usable:
         raise ValueError("every learning rate of the sweep diverged: there is nothing to select")
-    selected = max(usable, key=lambda rate: np.mean([trial["validation"]["accuracy"] for trial in trials[rate]]))
-    other = dataclasses.replace(selected, no_maxpool=not config.no_maxpool)
-    trials[other] = train_side_by_side(one_per_seed(other), data)
-    order = [selected, other, *(rate for rate in rates if rate != selected)]
-    return {network: trials[network] for network in order}
+    return max(usable, key=lambda network: np.mean([trial["validation"]["accuracy"] for trial in trials[network]]))
+
+
+def homework_pair(result: dict) -> list[dict]:
+    """Of a sweep's result the two networks that the homework compares, at one learning rate: with pooling, without.
+
+    One of them alone where the other was not tested: it diverged.
+    """
+    models = [model for model in result["models"].values() if "test" in model["metrics"]]
+    rate = models[0]["settings"]["learning_rate"]
+    pair = [model for model in models if model["settings"]["learning_rate"] == rate]
+    return sorted(pair, key=lambda model: model["settings"]["no_maxpool"])
 
 
 def summarise(model: nn.Module, config: Config, trials: list[dict], data: ImageData) -> dict:
@@ -67,6 +92,7 @@ def summarise(model: nn.Module, config: Config, trials: list[dict], data: ImageD
         "multiply_adds": multiply_adds(model, image_shape),
         "training_us_per_image": 1e6 * statistics.median(epochs) / len(data.train[1]) if epochs else None,
         "inference_us_per_image": inference_time(model, data.val[0][:1000]),
+        "layer_us_per_image": layer_times(model, data.val[0][:1000]),
         "diverged_seeds": [trial["seed"] for trial in trials if trial["diverged_in_epoch"] is not None],
         "metrics": {part: over_seeds(converged, part) for part in ("validation", "test") if scored(converged, part)},
         "trials": trials,

@@ -74,7 +74,7 @@ class Config:
         (), "train once per seed, side by side, and report mean and deviation", SEEDS, shown="sweep: 0 1 2"
     )
     sweep: bool = flag(
-        False, "compare learning rates 0.1, 0.01, 0.001 on validation data, then test and train no_maxpool"
+        False, "compare learning rates 0.1, 0.01, 0.001 on validation data, with pooling and without, then test"
     )
     shift: bool = flag(False, "after a sweep: what its tested networks make of images moved by a few pixels")
     device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)

@@ -120,9 +120,7 @@ def plot_pooling(result: dict, tested: dict) -> Figure:
     curve.legend()
     for axes, name in ((accuracy, "test accuracy (%)"), (auc, "test AUC")):
         axes.set(ylabel=name, xlim=(-0.6, len(tested) - 0.4))
-        axes.set_xticks(
-            range(len(tested)), ["no\nmax-pool" if m["settings"]["no_maxpool"] else "max-pool" for m in tested.values()]
-        )
+        axes.set_xticks(range(len(tested)), [label(model).replace(", ", "\n") for model in tested.values()], fontsize=7)
     shown = "one seed" if len(result["seeds"]) == 1 else "a dot for each seed, a bar for their mean"
     figure.suptitle(f"{data_title(result)}: {shown}", fontsize=9)
     return figure

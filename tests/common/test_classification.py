@@ -1,6 +1,7 @@
 """Scores of classifiers against scikit-learn and hand-worked cases."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,3 +53,26 @@ def test_majority_is_that_of_the_training_part():
     parts = {"train": [0, 2, 2], "val": [0, 0, 2, 2], "test": [0, 1, 2, 1, 1]}
     data = SimpleNamespace(class_names=("a", "b", "c"), **{k: (None, torch.tensor(v)) for k, v in parts.items()})
     assert classification.majority_baseline(data) == {"class": "c", "accuracy": {"validation": 0.5, "test": 0.2}}
+
+
+class Slow(torch.nn.Module):
+    def forward(self, x):
+        time.sleep(0.02)
+        return x
+
+
+def test_times_of_layers_are_those_of_all_their_calls():
+    """A layer that is called twice takes twice its time; what is no layer counts for none."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.once, self.twice, self.weight = Slow(), Slow(), torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            time.sleep(0.02)
+            return self.twice(self.twice(self.once(x)))
+
+    times = classification.layer_times(Network(), torch.zeros(10, 1, 2, 2), passes=3)
+    assert times["once"] == pytest.approx(2000, rel=0.3)  # of ten images, in microseconds
+    assert times["twice"] == pytest.approx(4000, rel=0.3)

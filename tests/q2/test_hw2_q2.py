@@ -352,11 +352,12 @@ def test_the_sweep_selects_by_validation_and_never_a_diverged_rate(tmp_path, mon
     )
     config = Config(dataset="synthetic-oct", sweep=True, seeds=(0, 1), out=str(tmp_path))
     models = q2.run(config)["models"]
-    assert list(models) == ["maxpool-sgd-lr0.01", "no_maxpool-sgd-lr0.01", "maxpool-sgd-lr0.1", "maxpool-sgd-lr0.001"]
+    assert list(models)[:3] == ["maxpool-sgd-lr0.01", "no_maxpool-sgd-lr0.01", "maxpool-sgd-lr0.1"]
     assert tested == [(0.01, False), (0.01, True)]
+    assert len(models) == 6
     assert models["maxpool-sgd-lr0.1"]["diverged_seeds"] == [1]
     assert all(config.no_test for configs in trained for config in configs)
-    assert [(c.learning_rate, c.no_maxpool) for c in trained[1]] == [(0.01, True)] * 2
+    assert [(c.learning_rate, c.no_maxpool) for c in trained[0][-2:]] == [(0.001, True)] * 2
     accuracy.update({0.01: [0.5, 0.9]})  # the best single seed does not decide
     assert next(iter(q2.run(config)["models"])) == "maxpool-sgd-lr0.001"
 
