@@ -66,12 +66,17 @@ class MultiHeadAttention(nn.Module):
             heads = _softmax_attention(query, key, value, causal, hidden)
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, L, hidden_dim)
 
-    def weights(self, x: Tensor, memory: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+    def weights(
+        self, x: Tensor, memory: Tensor, key_padding_mask: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
         """The softmax weights with which x (B, L, hidden_dim) looks at `memory` (B, S, hidden_dim): (B, H, L, S)."""
         query, key = self._heads(self.query(x)), self._heads(self.key(memory))
         scores = query @ key.mT / query.shape[-1] ** 0.5
         if key_padding_mask is not None:
             scores = scores.masked_fill(key_padding_mask[:, None, None], -torch.inf)
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(later, -torch.inf)
         return scores.softmax(-1)
 
     def _keys_values(self, x: Tensor, memory: Tensor | None, cache: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:

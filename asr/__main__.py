@@ -62,7 +62,7 @@ def run_evaluate(config: Evaluation) -> None:
     corpus = load_corpus(config.data, features, config.cache)
     part = getattr(corpus, config.part).joined(config.join)
     per_frame = config.pace * features.hop_ms / 1000 if config.pace else math.inf
-    listen = ctc_greedy if config.ctc else search(config.beam, config.ctc_weight, per_frame)
+    write = ctc_greedy if config.ctc else search(config.beam, config.ctc_weight, per_frame)
     head = {
         "question": "q3",
         "run": f"{Path(config.checkpoint).stem}-on-{corpus.name}-{config.part}{config.suffix}",
@@ -79,7 +79,7 @@ def run_evaluate(config: Evaluation) -> None:
         "data": corpus.describe(),
     }
     with records.claim(config.out, head, config.overwrite):
-        metrics = train.score_part(model, part, listen)
+        metrics = train.score_part(model, part, write)
         if config.join == 1 and not config.ctc:  # the Transformer has no positions for the loss of longer texts
             metrics["loss"] = train.mean_loss(model, part)
         attention = train.attention_map(model, getattr(corpus, config.part))

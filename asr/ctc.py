@@ -1,4 +1,4 @@
-"""How probable CTC finds the beginning of a transcript, for a search that listens to the encoder too.
+"""How probable CTC finds the beginning of a transcript, for a search that uses the encoder's scores too.
 
 Letters: W sentences, S positions of the encoder, V vocabulary.
 """

@@ -62,7 +62,7 @@ def token_limits(lengths: Tensor, limit: int, per_frame: float) -> Tensor:
 
 @torch.no_grad()
 def ctc_greedy(model: SpeechRecognizer, features: Tensor, lengths: Tensor) -> list[list[int]]:
-    """What the encoder alone hears: the most probable token of CTC at each position, repetitions and blanks dropped.
+    """What the encoder alone predicts: the most probable token of CTC at each position, repetitions and blanks dropped.
 
     Features (B, T, F), lengths (B,) -> for each clip its tokens (Graves et al. 2006, best path).
     """

@@ -148,7 +148,7 @@ class SpeechRecognizer(nn.Module):
         super().__init__()
         if decoder not in DECODERS:
             raise ValueError(f"unknown decoder {decoder!r}: expected one of {', '.join(DECODERS)}")
-        # what rebuilds it, beside the features that it listens to
+        # what rebuilds it, beside the features that it is given
         self.settings = {
             "decoder": decoder,
             "hidden_dim": hidden_dim,

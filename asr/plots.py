@@ -28,6 +28,12 @@ NAMES = {"lstm": "LSTM", "transformer": "Transformer"}
 MARKERS = {"lstm": ".", "transformer": "x"}
 SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Damerau-Levenshtein"}
 ERROR_RATES = {"wer": "words", "cer": "characters"}
+CORPORA = {
+    "LJSpeech-1.1": "LJ Speech",
+    "revoiced": "LJ Speech's texts, spoken by espeak-ng",
+    "voices": "LJ Speech's texts in many voices",
+    "ljspeech-345": "LJ Speech's first 345 clips",
+}
 SPEECH_KEYS = (  # what the result file of a training or an evaluation holds
     "config.decoder:text", "config.hop_ms:number", "data.name:text", "data.source:text", "data.sizes.*:number",
     "data.sizes.validation:number", "data.longest.train:number",
@@ -87,12 +93,20 @@ def of_decoders(results: list[dict]) -> list[tuple[str, str, list[dict]]]:
 def title(results: list[dict]) -> str:
     data = results[0]["data"]
     clips = results[0]["budget"]["clips"]
-    return f"{data['name']} ({data['source']}), {clips:,} clips for training"
+    return f"{corpus_in_words(data)}, {clips:,} clips for training"
+
+
+def corpus_in_words(data: dict) -> str:
+    """A corpus in words, with what it is made of."""
+    kind = "recorded" if data["source"] == "real" else "synthetic"
+    return f"{CORPORA.get(data['name'], data['name'])} ({kind})"
 
 
 @utils.plot_style()
 def plot_loss(results: list[dict]) -> Figure:
-    """Training and validation loss per epoch."""
+    """Training and validation loss per epoch, both plain cross-entropy in one panel where the results have both."""
+    if all("plain_training_loss" in run["history"][0] for run in results):
+        return plot_plain_loss(results)
     figure = Figure(figsize=(6.6, 2.7))
     training, validation = figure.subplots(1, 2)
     for decoder, colour, runs in of_decoders(results):
@@ -107,23 +121,51 @@ def plot_loss(results: list[dict]) -> Figure:
     return figure
 
 
+def plot_plain_loss(results: list[dict]) -> Figure:
+    """Cross-entropy per character of training and of validation clips: no smoothing, no CTC, no changed features."""
+    figure = Figure(figsize=(4.8, 2.9))
+    axes = figure.subplots()
+    parts = {"plain_training_loss": ("training", "--"), "validation_loss": ("validation", "-")}
+    for decoder, colour, runs in of_decoders(results):
+        for key, (part, style) in parts.items():
+            line = {"color": colour, "ls": style, "marker": MARKERS[decoder], "ms": 4}
+            histories = [run["history"] for run in runs]
+            utils.draw_curves(axes, histories, key, label=f"{NAMES[decoder]}, {part}", **line)
+    utils.epoch_axis(axes, ylabel="cross-entropy (nats per character)", ylim=(0, None))
+    axes.legend()
+    figure.suptitle(f"{title(results)}; {seeds_in_words(results)}", fontsize=9)
+    return figure
+
+
+def seeds_in_words(results: list[dict]) -> str:
+    count = len({seed for result in results for seed in result["seeds"]})
+    return "one seed" if count == 1 else f"{count} seeds, band: one standard deviation"
+
+
 @utils.plot_style()
 def plot_scores(results: list[dict]) -> Figure:
-    """Validation scores per epoch, the mean over seeds: colours and marks tell the decoders apart, lines the scores."""
-    figure = Figure(figsize=(6.6, 2.9))
-    panels = figure.subplots(1, 2)
-    for axes, scores in zip(panels, (SIMILARITIES, ERROR_RATES), strict=True):
-        for decoder, colour, runs in of_decoders(results):
-            for (name, label), style in zip(scores.items(), utils.LINE_STYLES, strict=False):
-                line = {"color": colour, "ls": style, "marker": MARKERS[decoder], "ms": 4}
-                histories = [run["history"] for run in runs]
-                utils.draw_curves(axes, histories, f"validation_{name}", label=f"{NAMES[decoder]}, {label}", **line)
-        axes.legend(fontsize=6)
-    utils.epoch_axis(panels[0], ylabel="similarity, validation", ylim=(0, 1))
-    utils.epoch_axis(panels[1], ylabel="error rate, validation", ylim=(0, None))
+    """Validation scores per epoch: a panel for each similarity, and one for both error rates."""
+    figure = Figure(figsize=(6.6, 4.4))
+    panels = figure.subplots(2, 2).flatten()
+    for axes, (name, shown) in zip(panels, SIMILARITIES.items(), strict=False):
+        draw_scores(axes, results, {name: ""})
+        utils.epoch_axis(axes, ylabel=f"{shown} similarity", ylim=(0, 1))
+    draw_scores(panels[-1], results, {name: f", {shown}" for name, shown in ERROR_RATES.items()})
+    utils.epoch_axis(panels[-1], ylabel="error rate", ylim=(0, None))
+    panels[0].legend(loc="lower right")
+    panels[-1].legend(fontsize=8)
     clips = min(VALIDATION_CLIPS, results[0]["data"]["sizes"]["validation"])
-    figure.suptitle(f"{title(results)}; the first {clips} validation clips, greedy", fontsize=9)
+    figure.suptitle(f"{title(results)};\nthe first {clips} validation clips, greedy search", fontsize=9)
     return figure
+
+
+def draw_scores(axes, results: list[dict], scores: dict[str, str]) -> None:
+    """Curves of validation scores: colours and marks tell the decoders apart, lines the scores."""
+    for decoder, colour, runs in of_decoders(results):
+        for (name, shown), style in zip(scores.items(), utils.LINE_STYLES, strict=False):
+            line = {"color": colour, "ls": style, "marker": MARKERS[decoder], "ms": 4}
+            histories = [run["history"] for run in runs]
+            utils.draw_curves(axes, histories, f"validation_{name}", label=f"{NAMES[decoder]}{shown}", **line)
 
 
 def seconds(result: dict, frames) -> np.ndarray:
@@ -192,7 +234,7 @@ def plot_attention(results: list[dict]) -> Figure:
         axes.imshow(weights, cmap="Greys", vmin=0, vmax=darkest, aspect="auto", extent=extent, interpolation="nearest")
         words = attention["text"].split(" ")
         starts = np.cumsum([0] + [len(word) + 1 for word in words])  # the last is the stop token's
-        axes.set_yticks(starts + 0.5, [*words, "(stop)"], fontsize=6)
+        axes.set_yticks(starts + 0.5, [*words, "(stop)"], fontsize=7)
         axes.set(xlabel="time (s)", title=NAMES[decoder])
         axes.grid(False)
     figure.suptitle(f"{title(results)}; cross-attention, mean over heads, clip {attention['clip']}", fontsize=9)

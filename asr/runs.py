@@ -28,40 +28,41 @@ def training(what: str, name: str, command: str, seeds: tuple[int, ...] = (0,), 
 # --- on synthetic speech -----------------------------------------------------------------------------
 
 
-def joined(what: str, source: str, corpus: str) -> tuple[Run, ...]:
-    """Two and three clips of a corpus's test part after one another."""
-    model = f"{corpus}-{{decoder}}-seed{{seed}}"
+def joined(what: str, corpus: str, model: str, seeds: tuple[int, ...] = (0,)) -> tuple[Run, ...]:
+    """Two and three clips of a corpus's test part after one another, written down by a model."""
+    stem = f"q3/{model.partition('-{')[0]}"
     return tuple(
         speech(
-            f"{count} {what} in a row ({source})",
+            what.format(count),
             f"{model}-on-{corpus}-test-join{join}",
             f"{EVALUATE}{model}.safetensors --data data/{corpus} --join {join}",
-            figures=plots(f"q3/{corpus}", "joined"),
+            seeds,
+            figures=plots(stem, "joined"),
         )
         for join, count in ((2, "two"), (3, "three"))
     )
 
 
-FULL_JOINED = joined("test clips of LJ Speech", "real", "LJSpeech-1.1")
-FULL = training("LJ Speech (real)", "LJSpeech-1.1-{decoder}-seed{seed}", TRAIN, beside=FULL_JOINED)
-JOINED = joined("re-voiced test clips", "synthetic", "revoiced")
+FULL_NAME, FEW_NAME = "LJSpeech-1.1-{decoder}-seed{seed}", "revoiced-2000-{decoder}-seed{seed}"
+FULL_JOINED = joined("{} test clips of LJ Speech in a row (real)", "LJSpeech-1.1", FULL_NAME)
+FULL = training("LJ Speech (real)", FULL_NAME, TRAIN, beside=FULL_JOINED)
+JOINED = joined("{} re-voiced test clips in a row (synthetic), 2,000 clips", "revoiced", FEW_NAME, (0, 1, 2))
 REVOICED = training(
     "its texts, espeak-ng (synthetic), after the many voices",
     "revoiced-{decoder}-seed{seed}",
     f"{TRAIN} --data data/revoiced --init {VOICES} --epochs 5 --learning_rate 0.0025",
-    beside=JOINED,
 )
 REVOICED_JOINT = speech(
-    "the same, searched with a beam of 8 that CTC has a share in",
+    "the same, joint search with CTC (a beam of 8)",
     f"revoiced-{{decoder}}-seed{{seed}}-on-revoiced-test{JOINT}",
     f"{EVALUATE}revoiced-{{decoder}}-seed{{seed}}.safetensors --data data/revoiced {JOINT_FLAGS}",
 )
 FEW = training(
     "its texts, espeak-ng (synthetic), 2,000 clips",
-    "revoiced-2000-{decoder}-seed{seed}",
-    f"{TRAIN} --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}}"
-    " --name revoiced-2000-{decoder}-seed{seed}",
+    FEW_NAME,
+    f"{TRAIN} --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}} --name {FEW_NAME}",
     (0, 1, 2),
+    beside=JOINED,
 )
 FEW_MACLAURIN = training(
     "the same, `maclaurin` in the encoder",
@@ -78,7 +79,7 @@ ON_SYNTHETIC = (
         f"{TRAIN} --data data/voices --epochs 12",
     ),
     training(
-        "the same, trained on",
+        "the same, trained for longer",
         "voices-longer-{decoder}-seed{seed}",
         f"{TRAIN} --data data/voices --init runs/q3/voices-{{decoder}}-seed0.safetensors --epochs 10"
         " --name voices-longer-{decoder}-seed0",
@@ -112,17 +113,17 @@ REHEARSED_RUN = training(
     (0, 1, 2),
 )
 RECORDED_BEAM = speech(
-    "the same, one seed, searched with a beam of 8",
+    "the same, one seed, a beam of 8",
     f"{ON_RECORDED.format(model=REHEARSED)}-beam8",
     f"{EVALUATE}{REHEARSED}.safetensors --data data/ljspeech-345 --beam 8",
 )
 RECORDED_CTC = speech(
-    "the same, heard by the encoder's CTC head alone",
+    "the same, the encoder's CTC head alone",
     f"{ON_RECORDED.format(model=REHEARSED)}-ctc",
     f"{EVALUATE}{REHEARSED}.safetensors --data data/ljspeech-345 --ctc",
 )
 RECORDED_JOINT = speech(
-    "the same, searched with a beam of 8 that CTC has a share in",
+    "the same, joint search with CTC (a beam of 8)",
     f"{ON_RECORDED.format(model=REHEARSED)}{JOINT}",
     f"{EVALUATE}{REHEARSED}.safetensors --data data/ljspeech-345 {JOINT_FLAGS}",
     (0, 1, 2),

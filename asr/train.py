@@ -150,11 +150,11 @@ def mean_loss(model: SpeechRecognizer, part: Part) -> float:
 
 
 def transcribe_part(model: SpeechRecognizer, part: Part, search=greedy) -> list[str]:
-    """What the model hears in each clip, in the part's order."""
+    """What the model writes down of each clip, in the part's order."""
     model.eval()
     device, heard = next(model.parameters()).device, [""] * len(part)
     quiet = None if utils.is_main_process() else True
-    batches = tqdm(batches_in_order(part, 32), "listening", math.ceil(len(part) / 32), leave=False, disable=quiet)
+    batches = tqdm(batches_in_order(part, 32), "transcribing", math.ceil(len(part) / 32), leave=False, disable=quiet)
     for indices, (features, lengths, *_) in batches:
         for index, tokens in zip(indices.tolist(), search(model, features.to(device), lengths.to(device)), strict=True):
             heard[index] = decode(tokens)
@@ -162,7 +162,7 @@ def transcribe_part(model: SpeechRecognizer, part: Part, search=greedy) -> list[
 
 
 def score_part(model: SpeechRecognizer, part: Part, search=greedy) -> dict:
-    """Every score of a part, the length of each clip, and what was said and heard in the first of them."""
+    """Every score of a part, the length of each clip, and what was said and written in the first of them."""
     heard, said = transcribe_part(model, part, search), list(part.transcripts)
     scores = score(said, heard)
     for entry in scores.values():
@@ -238,7 +238,7 @@ def build_optimizer(config: Config, model: SpeechRecognizer) -> Muon:
 def train(config: Config, corpus: Corpus, rehearsed: Corpus | None = None) -> tuple[SpeechRecognizer, list[dict]]:
     """A trained model, the epoch that got the fewest characters of the validation clips wrong, and the history.
 
-    Not the one with the lowest loss: tuned on few clips, a decoder grows too sure of itself while it hears better.
+    Not the one with the lowest loss: tuned on few clips, a decoder grows too sure of itself while its transcripts get better.
     """
     utils.configure_seed(config.seed)
     model = initial_model(config)

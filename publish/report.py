@@ -17,9 +17,18 @@ from asr import plots as speech_plots
 from asr import runs as q3
 from command_line import say
 from publish.latex import Results, define, number, plain, tabular
-from publish.tables_q1 import q1_numbers, q1_speed
+from publish.tables_q1 import q1_numbers, q1_peers, q1_speed
 from publish.tables_q2 import q2_data, q2_layers, q2_numbers, q2_results
-from publish.tables_q3 import SIMILARITIES, q3_main, q3_numbers, q3_pairs, q3_results, q3_transcripts, speech_data
+from publish.tables_q3 import (
+    SIMILARITIES,
+    q3_all,
+    q3_main,
+    q3_numbers,
+    q3_pairs,
+    q3_results,
+    q3_transcripts,
+    speech_data,
+)
 
 REPORT = records.ROOT / "report"
 
@@ -27,7 +36,7 @@ REPORT = records.ROOT / "report"
 def method_numbers(results: Results) -> dict[str, str]:
     environment = results("q1/attention-speed")["environment"]
     missing = "could not be downloaded where these results were made;"
-    images = "PneumoniaMNIST (recorded) and OCT-like scans (synthetic) stand in for it."
+    images = "PneumoniaMNIST (real) and OCT-like scans (synthetic) stand in for it."
     speech = "its texts, spoken by espeak-ng (synthetic), and its first 345 clips (recorded) stand in for it."
     sentences = [
         *([] if results.exists("q2/octmnist-sweep") else [f"OCTMNIST {missing} {images}"]),
@@ -45,7 +54,7 @@ def data_table(results: Results) -> str:
     rows = [["1", "random queries and keys", "synthetic", "", "", "", ""]]
     for name in q2_data(results):
         data = results(f"q2/{name}-sweep")["data"]
-        kind = "recorded" if data["source"] == "real" else "synthetic"
+        kind = data["source"]
         sizes = [number(data["sizes"][part]) for part in ("train", "val", "test")]
         rows.append(["2", plain(data["name"]), kind, *sizes, ""])
     described = {}
@@ -71,7 +80,7 @@ def published(results: Results) -> str:
         rows.append([speech_plots.NAMES[row["decoder"]], str(row["epochs"]), *values])
     speech = tabular("lrrrrr", ["LJ Speech (recorded)", "epochs", "loss", *SIMILARITIES.values()], rows)
     rows = [[row["network"], number(row["auc"], 3), number(100 * row["accuracy"], 1)] for row in figures["images"]]
-    images = tabular("lrr", ["PneumoniaMNIST (recorded)", "AUC", r"accuracy (\%)"], rows)
+    images = tabular("lrr", ["PneumoniaMNIST (real)", "AUC", r"accuracy (\%)"], rows)
     return speech + r"\hfill" + "\n" + images
 
 
@@ -89,9 +98,11 @@ def numbers(results: Results) -> str:
 FILES: dict[str, Callable[[Results], str]] = {
     "numbers": numbers,
     "q1-speed": q1_speed,
+    "q1-peers": q1_peers,
     "q2-layers": q2_layers,
     "q2-results": q2_results,
     "q3-results": q3_results,
+    "q3-all": q3_all,
     "q3-transcripts": q3_transcripts,
     "q3-pairs": q3_pairs,
     "data": data_table,
@@ -120,7 +131,9 @@ def hash_of_sources() -> str:
 
 
 def write() -> None:
-    """Write report/generated/*.tex anew."""
+    """Write report/generated/*.tex anew, with a note where the report is not yet complete."""
+    if "To be filled in by the group" in (REPORT / "contributions.tex").read_text():
+        say("note: report/contributions.tex does not say yet who did what, for which the homework takes ten points")
     for name, text in build(records.ROOT).items():
         records.write_file(REPORT / "generated" / name, text.encode())
     records.write_file(REPORT / "generated" / "sources.tex", define("sources", f"sha256:{hash_of_sources()}").encode())

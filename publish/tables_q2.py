@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,8 +16,8 @@ from q2.comparison import homework_pair
 
 # the first of which a sweep was run is the one that the text is about
 DATA = {
-    "octmnist": "OCTMNIST (recorded)",
-    "pneumoniamnist": "PneumoniaMNIST (recorded)",
+    "octmnist": "OCTMNIST (real)",
+    "pneumoniamnist": "PneumoniaMNIST (real)",
     "synthetic-oct": "OCT-like scans (synthetic)",
 }
 
@@ -38,44 +39,85 @@ def q2_pair(results: Results, data: str) -> tuple[dict, dict]:
 
 
 def q2_numbers(results: Results) -> dict[str, str]:
-    main, synthetic = q2_data(results)[0], "synthetic-oct"
-    numbers = {"q2-run": f"{main}-sweep", "q2-shift-run": f"{main}-shift", "q2-data": DATA[main]}
-    for key, data in (("main", main), ("synthetic", synthetic)):
-        pooled, strided = q2_pair(results, data)
-        shift = results(f"q2/{data}-shift")
-        rate = pooled["settings"]["learning_rate"]
-        answers = [model for model in shift["models"].values() if model["settings"]["learning_rate"] == rate]
-        answers.sort(key=lambda model: model["settings"]["no_maxpool"])
-        for name, model, answer in zip(("pooled", "strided"), (pooled, strided), answers, strict=True):
-            numbers |= {
-                f"q2-{key}-{name}": spread(model["metrics"]["test"]["accuracy"], 100) + r"\,\%",
-                f"q2-{key}-{name}-changed": percent(answer["changed_predictions"][1]["mean"]),
-                f"q2-{name}-field": str(answer["receptive_field"]),
-                f"q2-{name}-adds": number(model["multiply_adds"]),
-            }
-        accuracies = (model["metrics"]["test"]["accuracy"] for model in (pooled, strided))
-        numbers[f"q2-{key}-verdict"] = verdict("max-pooling", *accuracies)
-        numbers[f"q2-{key}-seeds"] = str(len(pooled["trials"]))
-        numbers[f"q2-{key}-steadier"] = steadier(answers)
-    settings = pooled["settings"]
-    numbers |= {
+    """Numbers, each with the data in its key: q2-main-… of the set that the text is about, q2-synthetic-… of scans."""
+    main = q2_data(results)[0]
+    pooled, strided = q2_pair(results, main)
+    settings, missed = pooled["settings"], missed_by_class(results(f"q2/{main}-sweep"), pooled)
+    worst = max(missed, key=missed.get)
+    return {
+        "q2-run": f"{main}-sweep",
+        "q2-shift-run": f"{main}-shift",
+        "q2-data": DATA[main],
+        **data_numbers(results, "main", main),
+        **data_numbers(results, "synthetic", "synthetic-oct"),
+        "q2-pooled-adds": number(pooled["multiply_adds"]),
+        "q2-strided-adds": number(strided["multiply_adds"]),
         "q2-adds-ratio": number(pooled["multiply_adds"] / strided["multiply_adds"], 2),
-        "q2-time-ratio": number(pooled["inference_us_per_image"] / strided["inference_us_per_image"], 1),
         "q2-dropout": f"{settings['dropout']:g}",
         "q2-epochs": str(settings["epochs"]),
         "q2-batch": str(settings["batch_size"]),
+        "q2-main-worst-class": worst,
+        "q2-main-missed": ", ".join(f"{percent(share, 0)} of \\emph{{{name}}}" for name, share in missed.items()),
+        "q2-main-majority": majorities(results(f"q2/{main}-sweep")),
     }
-    return numbers
+
+
+def data_numbers(results: Results, key: str, data: str) -> dict[str, str]:
+    """Accuracies, times and shifts of the networks of one data set."""
+    (pooled, strided), tuned = q2_pair(results, data), tuned_network(results, data)
+    rate = pooled["settings"]["learning_rate"]
+    answers = [m for m in results(f"q2/{data}-shift")["models"].values() if m["settings"]["learning_rate"] == rate]
+    answers.sort(key=lambda model: model["settings"]["no_maxpool"])
+    accuracy = {name: model["metrics"]["test"]["accuracy"] for name, model in
+                (("pooled", pooled), ("strided", strided), ("tuned", tuned))}  # fmt: skip
+    numbers = {f"q2-{key}-{name}": spread(metric, 100) + r"\,\%" for name, metric in accuracy.items()}
+    for name, model, answer in zip(("pooled", "strided"), (pooled, strided), answers, strict=True):
+        times = model["layer_us_per_image"]
+        numbers |= {
+            f"q2-{key}-{name}-changed": percent(answer["changed_predictions"][1]["mean"]),
+            f"q2-{key}-{name}-field": str(answer["receptive_field"]),
+            f"q2-{key}-{name}-time": rf"{number(model['inference_us_per_image'], 1)}\,\textmu s",
+            f"q2-{key}-{name}-convolutions": rf"{number(times['conv1'] + times['conv2'], 1)}\,\textmu s",
+        }
+    return numbers | {
+        f"q2-{key}-rate": f"{rate:g}",
+        f"q2-{key}-tuned-rate": f"{tuned['settings']['learning_rate']:g}",
+        f"q2-{key}-pooling-time": rf"{number(pooled['layer_us_per_image']['pool'], 1)}\,\textmu s",
+        f"q2-{key}-time-ratio": number(pooled["inference_us_per_image"] / strided["inference_us_per_image"], 1),
+        f"q2-{key}-verdict": verdict("max-pooling", accuracy["pooled"], accuracy["strided"]),
+        f"q2-{key}-tuned-verdict": verdict("max-pooling", accuracy["pooled"], accuracy["tuned"]),
+        f"q2-{key}-seeds": str(len(pooled["trials"])),
+        f"q2-{key}-steadier": steadier(answers),
+    }
+
+
+def tuned_network(results: Results, data: str) -> dict:
+    """The network without pooling at the rate that validation selected for it: the last that was tested."""
+    models = results(f"q2/{data}-sweep")["models"].values()
+    return [model for model in models if model["settings"]["no_maxpool"] and "test" in model["metrics"]][-1]
+
+
+def missed_by_class(sweep: dict, model: dict) -> dict[str, float]:
+    """What share of each class's test images is taken for another class, all seeds together."""
+    counts = sum(np.array(trial["test"]["confusion_matrix"]) for trial in model["trials"] if trial.get("test"))
+    return dict(zip(sweep["data"]["classes"], 1 - counts.diagonal() / counts.sum(1), strict=True))
+
+
+def majorities(sweep: dict) -> str:
+    """The share of the commonest class among validation and among test images."""
+    baseline = sweep["majority_baseline"]
+    validation, test = (percent(baseline["accuracy"][part]) for part in ("validation", "test"))
+    return f"{validation} of the validation images and {test} of the test images are {baseline['class']}"
 
 
 def steadier(answers: list[dict]) -> str:
     """Which of two networks, pooled and strided, keeps more of its predictions under every shift."""
     pooled, strided = ([step["mean"] for step in answer["changed_predictions"]] for answer in answers)
     if all(a < b for a, b in zip(pooled, strided, strict=True)):
-        return "the network with pooling changes fewer of its answers at every size of the shift"
+        return "the network with pooling changes its answer less often at every size of the shift"
     if all(a > b for a, b in zip(pooled, strided, strict=True)):
-        return "the network with pooling changes more of its answers at every size of the shift"
-    return "neither network changes fewer of its answers at every size of the shift"
+        return "the network with pooling changes its answer more often at every size of the shift"
+    return "neither network is the steadier one at every size of the shift"
 
 
 def q2_layers(results: Results) -> str:

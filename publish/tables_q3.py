@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -12,24 +13,19 @@ from asr import metrics
 from asr import plots as speech_plots
 from asr import runs as q3
 from asr.text import MAX_TOKENS, VOCABULARY, normalise
+from asr.train import VALIDATION_CLIPS
 from common.catalogue import Run
 from publish import tables
-from publish.latex import Results, number, plain, tabular
-from publish.verdicts import verdict
+from publish.latex import Results, number, plain, spread, tabular
+from publish.verdicts import paired_bootstrap, verdict
 from q1.monomials import feature_dim
 
 SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Dam.-Lev."}
 SCORES = SIMILARITIES | {"wer": r"WER (\%)", "cer": r"CER (\%)"}
-MAIN = (q3.FULL, q3.REVOICED)  # the first that was run is the one that the text is about
-CORPORA = {
-    "LJSpeech-1.1": "LJ Speech",
-    "revoiced": "LJ Speech's texts, spoken by espeak-ng",
-    "voices": "LJ Speech's texts in many voices",
-    "ljspeech-345": "LJ Speech's first 345 clips",
-}
-START = "Both start from networks that had learnt to listen on many voices (synthetic)."
-LONG = 10  # seconds
-JOINED = (2, 3)  # clips in a row
+MAIN = (q3.FULL, q3.REVOICED)  # pre-trained, if there was a pre-training: the first of them that was run
+SCRATCH = ((q3.FULL, q3.FULL_JOINED), (q3.FEW, q3.JOINED))  # trained from nothing, and the same on joined clips
+START = "Both start from networks that were trained on many voices (synthetic)."
+LONG = 11  # seconds
 SHOWN, WIDEST = 5, 100  # transcripts, characters
 KEYS = {
     "zero": q3.UNSEEN,
@@ -40,41 +36,34 @@ KEYS = {
     "joint": q3.RECORDED_JOINT,
     "main-joint": q3.REVOICED_JOINT,
     "scratch": q3.SCRATCH,
-    "few": q3.FEW,
     "maclaurin": q3.FEW_MACLAURIN,
 }
+IN_TEXT = (q3.FULL, q3.FEW, q3.REVOICED, q3.REVOICED_JOINT, q3.SCRATCH, q3.REHEARSED_RUN, q3.RECORDED_JOINT)
+
+
+def both(results: Results, run: Run) -> dict[str, list[dict]]:
+    """The results of a run by decoder, one for each seed."""
+    return {decoder: results.speech(run, decoder) for decoder in speech_plots.NAMES}
 
 
 def q3_main(results: Results) -> Run:
-    """The run that the text is about: on recorded speech where there is one."""
+    """The run with the most clips that the text is about: on recorded speech where there is one."""
     return next((run for run in MAIN if results.speech(run, "lstm")), MAIN[-1])
 
 
 def q3_numbers(results: Results) -> dict[str, str]:
     main = q3_main(results)
-    numbers, runs = {}, {}
-    for decoder in speech_plots.NAMES:
-        runs[decoder] = results.needed_speech(main, decoder)
-        result = runs[decoder][0]
-        numbers |= {f"q3-{decoder}-parameters": number(result["parameters"])} | scores_of("q3", decoder, runs[decoder])
-        lengths, errors = speech_plots.lengths_and_errors(runs[decoder])
-        numbers |= {
-            f"q3-{decoder}-long": rf"{number(errors[lengths > LONG].mean(), 1)}\,\%",
-            f"q3-{decoder}-short": rf"{number(errors[lengths <= LONG].mean(), 1)}\,\%",
-            f"q3-{decoder}-diagonal": number(diagonal(result["attention"]["weights"]), 3),
-        }
-        for join in JOINED:
-            name = f"{result['run']}-on-{result['data']['name']}-test-join{join}"
-            joined = results(f"q3/{name}")
-            numbers |= scores_of(f"q3-joined-{join}", decoder, [joined])
-            numbers[f"q3-joined-{join}-{decoder}-length"] = number(length_ratio(joined), 2)
-        for key, run in KEYS.items():
-            numbers |= scores_of(f"q3-{key}", decoder, results.speech(run, decoder))
-    config, data = runs["lstm"][0]["config"], runs["lstm"][0]["data"]
+    runs = {decoder: results.needed_speech(main, decoder) for decoder in speech_plots.NAMES}
+    config, data, budget = (runs["lstm"][0][key] for key in ("config", "data", "budget"))
     joint = results.needed_speech(KEYS["joint"], "lstm")[0]
     recorded = joint["data"]["sizes"]
-    budgets = [result["budget"] for result in (runs["lstm"][0], runs["transformer"][0])]
-    numbers |= few_clips(results) | {
+    numbers = {}
+    for decoder, found in runs.items():
+        numbers |= {f"q3-{decoder}-parameters": number(found[0]["parameters"])} | scores_of("q3", decoder, found)
+        numbers[f"q3-{decoder}-diagonal"] = number(diagonal(found[0]["attention"]["weights"]), 3)
+        for key, run in KEYS.items():
+            numbers |= scores_of(f"q3-{key}", decoder, results.speech(run, decoder))
+    return numbers | by_length("q3", runs) | few_clips(results) | kernel(results) | {
         "q3-run": speech_plots.experiment(runs["lstm"][0]),
         "q3-data": speech_data(data),
         "q3-hop": f"{config['hop_ms']:g}",
@@ -83,14 +72,13 @@ def q3_numbers(results: Results) -> dict[str, str]:
         "q3-blocks": str(config["num_blocks"]),
         "q3-ctc-weight": f"{config['ctc_weight']:g}",
         "q3-smoothing": f"{config['label_smoothing']:g}",
-        "q3-clips": number(budgets[0]["clips"]),
-        "q3-epochs": str(budgets[0]["epochs"]),
+        "q3-clips": number(budget["clips"]),
+        "q3-epochs": str(budget["epochs"]),
         "q3-start": START if config["init"] else "",
         "q3-minutes": number(sum(run[0]["seconds"] for run in runs.values()) / 60 / len(runs)),
         "q3-verdict": speech_verdict(runs),
-        "q3-long-seconds": str(LONG),
-        "q3-longest": number(data["longest"]["train"], 1),
         "q3-level": rf"{metrics.LEVEL}\,\%",
+        "q3-validation-clips": str(VALIDATION_CLIPS),
         "q3-recorded-all": number(sum(recorded.values())),
         "q3-recorded-train": number(recorded["train"]),
         "q3-recorded-test": number(recorded["test"]),
@@ -98,34 +86,73 @@ def q3_numbers(results: Results) -> dict[str, str]:
         "q3-vocabulary": str(len(VOCABULARY)),
         "q3-positions": str(MAX_TOKENS),
         "q3-most": str(MAX_TOKENS - 1),  # characters that a decoder with positions writes
-    }
-    return numbers
+    }  # fmt: skip
 
 
 def few_clips(results: Results) -> dict[str, str]:
-    """Trainings from scratch on few clips: the decoders, and the series in the encoder against softmax.
+    """Trainings from scratch, of several seeds, and how they write down clips that are longer than any in training."""
+    run, joined = next((pair for pair in SCRATCH if results.speech(pair[0], "lstm")), SCRATCH[-1])
+    runs = {decoder: results.needed_speech(run, decoder) for decoder in speech_plots.NAMES}
+    budget, data = runs["lstm"][0]["budget"], runs["lstm"][0]["data"]
+    numbers = {
+        "q3-few-run": speech_plots.experiment(runs["lstm"][0]),
+        "q3-few-verdict": speech_verdict(runs),
+        "q3-few-clips": number(budget["clips"]),
+        "q3-few-data": speech_data(data),
+        "q3-few-epochs": str(budget["epochs"]),
+        "q3-few-seeds": str(len(runs["lstm"])),
+        "q3-longest": number(data["longest"]["train"], 1),
+        **by_length("q3-few", runs),
+    }
+    for decoder, found in runs.items():
+        numbers |= scores_of("q3-few", decoder, found)
+    for joint in joined:
+        key = f"q3-joined-{joint.name[-1]}"
+        together = {decoder: results.needed_speech(joint, decoder) for decoder in speech_plots.NAMES}
+        numbers[f"{key}-verdict"] = speech_verdict(together)
+        for decoder, found in together.items():
+            inserted = records.mean_std([result["metrics"]["test"]["cer"]["insertions"] for result in found])
+            lengths = records.mean_std([length_ratio(result) for result in found])
+            numbers |= scores_of(key, decoder, found) | {
+                f"{key}-{decoder}-insertions": rf"{spread(inserted, 100)}\,\%",
+                f"{key}-{decoder}-length": spread(lengths, 1, 2),
+            }
+    return numbers
 
-    Nothing where they were not run, as in scores_of.
-    """
-    lstm, softmax = (results.speech(KEYS["few"], decoder) for decoder in speech_plots.NAMES)
-    series = results.speech(KEYS["maclaurin"], "transformer")
-    groups = lstm, softmax, series
-    if not all(groups):
+
+def by_length(prefix: str, runs: dict[str, list[dict]]) -> dict[str, str]:
+    """Error rates of the single test clips of more than LONG seconds, and of the others: means over clips and seeds."""
+    numbers, long = {f"{prefix}-long-seconds": str(LONG)}, {}
+    for decoder, found in runs.items():
+        lengths, errors = speech_plots.lengths_and_errors(found)
+        numbers[f"{prefix}-{decoder}-long"] = rf"{number(errors[lengths > LONG].mean(), 1)}\,\%"
+        numbers[f"{prefix}-{decoder}-short"] = rf"{number(errors[lengths <= LONG].mean(), 1)}\,\%"
+        for result in found:
+            lengths, errors = speech_plots.lengths_and_errors([result])
+            long.setdefault(decoder, []).append(errors[lengths > LONG] / 100)
+    metric = {
+        decoder: [{"mean": each.mean(), "values": each.tolist()} for each in found] for decoder, found in long.items()
+    }
+    return numbers | {f"{prefix}-long-verdict": rates_verdict(metric)}
+
+
+def kernel(results: Results) -> dict[str, str]:
+    """The series in the encoder against softmax; nothing where it was not run: text about it does not compile then."""
+    softmax, series = (results.speech(run, "transformer") for run in (q3.FEW, q3.FEW_MACLAURIN))
+    if not (softmax and series):
         return {}
-    rates = [records.mean_std([run["metrics"]["test"]["cer"]["mean"] for run in runs]) for runs in groups]
+    rates = [records.mean_std([run["metrics"]["test"]["cer"]["mean"] for run in runs]) for runs in (softmax, series)]
     epochs = [np.median([epoch["seconds"] for run in runs for epoch in run["history"]]) for runs in (series, softmax)]
-    config, budget, data = (series[0][key] for key in ("config", "budget", "data"))
+    config, data = series[0]["config"], series[0]["data"]
     dim = config["hidden_dim"] // config["num_heads"]
     return {
-        "q3-few-verdict": verdict("the Transformer", rates[1], rates[0], more_is_better=False),
-        "q3-few-clips": number(budget["clips"]),
-        "q3-few-epochs": str(budget["epochs"]),
-        "q3-few-seeds": str(len(softmax)),
-        "q3-kernel-verdict": verdict("the series", rates[2], rates[1], more_is_better=False),
+        "q3-kernel-verdict": verdict("the series", rates[1], rates[0], more_is_better=False),
+        "q3-kernel-softmax": rf"{spread(rates[0], 100)}\,\%",
         "q3-kernel-time": number(epochs[0] / epochs[1], 1),
         "q3-kernel-seeds": str(len(series)),
         "q3-head-dim": str(dim),
         "q3-kernel-crossover": number(feature_dim(dim) * (dim + 1) / dim),
+        "q3-kernel-switch": number(math.sqrt(feature_dim(dim) * (dim + 1))),
         "q3-kernel-positions": number(data["longest"]["train"] * 1000 / config["hop_ms"] / 2),
     }
 
@@ -136,8 +163,8 @@ def scores_of(prefix: str, decoder: str, found: list[dict]) -> dict[str, str]:
     return {
         f"{prefix}-{decoder}-{name}": plain(tables.score(pairs, name).replace(" not converged", ""))
         + (r"\,\%" if name in ("wer", "cer") else "")
-        for name in SCORES
-        if found
+        for name in ("loss", *SCORES)
+        if found and (name != "loss" or "loss" in found[0]["metrics"]["test"])
     }
 
 
@@ -155,42 +182,80 @@ def diagonal(weights: list[list[float]]) -> float:
 
 
 def speech_verdict(runs: dict[str, list[dict]]) -> str:
-    """Which decoder makes fewer mistakes, when the intervals of their error rates are apart."""
-    rates = {decoder: found[0]["metrics"]["test"]["cer"] for decoder, found in runs.items()}
-    better, worse = sorted(rates, key=lambda decoder: rates[decoder]["mean"])
-    if rates[better]["interval"][1] < rates[worse]["interval"][0]:
-        return f"the {speech_plots.NAMES[better]} makes fewer mistakes, and the intervals are apart"
-    return "the intervals overlap, so that neither decoder is shown to be better"
+    """Which decoder makes fewer mistakes, and by how much; or that the results cannot tell."""
+    return rates_verdict({name: [run["metrics"]["test"]["cer"] for run in found] for name, found in runs.items()})
+
+
+def rates_verdict(rates: dict[str, list[dict]]) -> str:
+    """The same of error rates by decoder: one for each seed, with those of each clip."""
+    lstm, transformer = rates["lstm"], rates["transformer"]
+    if len(lstm) == len(transformer) == 1:
+        low, high = (100 * bound for bound in paired_bootstrap(lstm[0]["values"], transformer[0]["values"]))
+        if low <= 0 <= high:
+            return f"a paired bootstrap over clips does not tell them apart ({low:.1f} to {high:.1f} points)"
+        better, bounds = ("Transformer", (low, high)) if low > 0 else ("LSTM", (-high, -low))
+        return (
+            f"the {better} is better, by {bounds[0]:.1f} to {bounds[1]:.1f} points a clip (paired bootstrap over clips)"
+        )
+    means = [records.mean_std([metric["mean"] for metric in found]) for found in (transformer, lstm)]
+    return verdict("the Transformer", *means, more_is_better=False)
 
 
 def speech_data(data: dict) -> str:
     """The corpus in words, with what it is made of."""
-    kind = "recorded" if data["source"] == "real" else "synthetic"
-    return f"{CORPORA.get(data['name'], plain(data['name']))} ({kind})"
+    return plain(speech_plots.corpus_in_words(data))
 
 
 def q3_results(results: Results) -> str:
-    """Scores of the test parts, a block for each way of training."""
-    header = ["", "seeds", "clips $\\times$ epochs", "loss", *SCORES.values()]
+    """Scores of the test parts of the runs that the text is about."""
+    return scores_table(results, [run for run in IN_TEXT if any(both(results, run).values())])
+
+
+def q3_all(results: Results) -> str:
+    """Scores of the test parts of every run."""
+    return scores_table(results, [*q3.ON_SYNTHETIC, *q3.ON_RECORDED_SPEECH])
+
+
+def scores_table(results: Results, runs: list[Run]) -> str:
+    """A block for each way of training: what went before it, its own clips and epochs, and the scores."""
+    header = ["", "seeds", "before", "clips $\\times$ epochs", "loss", *SCORES.values()]
     rows: list[list[str] | str] = []
-    for run in q3.ON_SYNTHETIC + q3.ON_RECORDED_SPEECH:
-        recorded = run in q3.ON_RECORDED_SPEECH
-        found = {decoder: results.speech(run, decoder) for decoder in speech_plots.NAMES}
+    for run in runs:
+        found = both(results, run)
         if any(found.values()):
-            what = plain(run.what).replace("`maclaurin`", r"\texttt{maclaurin}")
-            what = re.sub("^its texts", "LJ Speech's texts", what)
-            rows.append(f"recorded clips; trained {what}" if recorded else what)
+            rows.append(in_words(run))
         for decoder, trained in found.items():
             if trained:
-                budget = trained[0].get("budget")
                 pairs = [(Path(), result) for result in trained]
                 # numbers below 1 without their zero: the table is as wide as the page
                 shown = [plain(tables.score(pairs, name)) for name in ("loss", *SCORES)]
                 shown = [re.sub(r"(?<!\d)0\.", ".", cell.replace(" not converged", "*")) for cell in shown]
                 shown = [whole(cell) if re.match(r"\d{3}", cell) else cell for cell in shown]
-                size = rf"{number(budget['clips'])} $\times$ {budget['epochs']}" if budget else ""
-                rows.append([speech_plots.NAMES[decoder], str(len(trained)), size, *shown])
-    return tabular("lrrrrrrrr", header, rows)
+                budget = trained[0].get("budget")
+                before = [times(*budget) for budget in earlier(results, trained[0])]
+                size = times(budget["clips"], budget["epochs"]) if budget else ""
+                rows.append([speech_plots.NAMES[decoder], str(len(trained)), " + ".join(before), size, *shown])
+    return tabular("lrrrrrrrrr", header, rows)
+
+
+def in_words(run: Run) -> str:
+    """A run as the heading of its rows: on recorded clips, or on synthetic ones."""
+    what = plain(run.what).replace("`maclaurin`", r"\texttt{maclaurin}")
+    what = re.sub("^its texts", "LJ Speech's texts", what)
+    return f"recorded clips; trained {what}" if run in q3.ON_RECORDED_SPEECH else what
+
+
+def times(clips: int, epochs: int) -> str:
+    return rf"{number(clips)} $\times$ {epochs}"
+
+
+def earlier(results: Results, result: dict) -> list[tuple[int, int]]:
+    """Clips and epochs of the trainings that a training started from, the first one first."""
+    start = result["config"].get("init")
+    if not start:
+        return []
+    before = results(f"q3/{Path(start).stem}")
+    return [*earlier(results, before), (before["budget"]["clips"], before["budget"]["epochs"])]
 
 
 def whole(cell: str) -> str:
@@ -207,7 +272,7 @@ def q3_transcripts(results: Results) -> str:
     for each in short[:SHOWN]:
         rows.append(plain(each[0]["said"]))
         rows += [[name, plain(clip["heard"])] for name, clip in zip(speech_plots.NAMES.values(), each, strict=True)]
-    return tabular("ll", ["said", "heard"], rows)
+    return tabular("ll", ["said", "written"], rows)
 
 
 SAID = "the cat sat on the mat"
@@ -230,4 +295,4 @@ def q3_pairs(results: Results) -> str:
         rates = [metrics.word_error_rate(*pair), metrics.character_error_rate(*pair)]
         similar = [metrics.jaccard(*pair), metrics.cosine(*pair), metrics.damerau_levenshtein(*pair)]
         rows.append([what, rf"\emph{{{heard}}}", *(number(x, 2) for x in similar), *(number(100 * x) for x in rates)])
-    return tabular("llrrrrr", ["", "heard", *SCORES.values()], rows)
+    return tabular("llrrrrr", ["", "written", *SCORES.values()], rows)

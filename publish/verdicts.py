@@ -19,10 +19,10 @@ def verdict(name: str, metric: dict, other: dict, more_is_better: bool = True) -
     """What the difference of two shares, name's and another's, is worth, given their deviations over seeds."""
     difference, error = 100 * (metric["mean"] - other["mean"]), 100 * standard_error(metric, other)
     if math.isnan(error):
-        return f"a difference of {abs(difference):.1f} points, one seed each: another seed may reverse it"
+        return f"a difference of {abs(difference):.1f} points of one seed each, which another seed may reverse"
     size = f"{abs(difference):.1f} points (standard error {error:.1f})"
     if abs(difference) < 2 * error:
-        return f"the difference of {size} is within what seeds alone make"
+        return f"a difference of {size}, which the seeds do not resolve"
     return f"{name} is {'better' if (difference > 0) == more_is_better else 'worse'} by {size}"
 
 

@@ -264,6 +264,11 @@ def test_weights_are_those_of_the_attention():
     heads = torch.einsum("bhls,bshd->blhd", weights, value).flatten(2)
     torch.testing.assert_close(layer.output(heads), layer(x, z, key_padding_mask=hidden), **EXACT)
     torch.testing.assert_close(layer.weights(x, z).sum(-1), weights.sum(-1), **EXACT)
+    causal = layer.weights(x, x, causal=True)
+    assert (causal.triu(1) == 0).all()
+    value = layer.value(x).unflatten(-1, (layer.num_heads, -1))
+    heads = torch.einsum("bhls,bshd->blhd", causal, value).flatten(2)
+    torch.testing.assert_close(layer.output(heads), layer(x, causal=True), **EXACT)
 
 
 @pytest.mark.parametrize("written_out", [False, True])  # beyond so many scores, PyTorch's kernel

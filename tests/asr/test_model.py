@@ -106,6 +106,27 @@ def block_formula(x, z, block, visible=None):
     return layer_norm(y + affine(hidden, second), block.mlp.after)
 
 
+@pytest.mark.equation("eq:lstm-gates")
+@pytest.mark.equation("eq:lstm-state")
+def test_the_recurrent_decoder_keeps_the_state_of_the_equations():
+    """Gates and state from the weights, in PyTorch's order i, f, g, o, character by character."""
+    decoder = TextDecoderRecurrent(hidden_dim=6, num_heads=2).double().eval()
+    lstm, tokens = decoder.lstm, torch.tensor([[START, 7, 20, 5]])
+    inputs = decoder.input_norm(decoder.embedding(tokens))[0]
+    h, c = torch.zeros(2, 6, dtype=torch.float64)
+    weights, recurrent = lstm.weight_ih_l0.view(4, 6, 6), lstm.weight_hh_l0.view(4, 6, 6)
+    bias = (lstm.bias_ih_l0 + lstm.bias_hh_l0).view(4, 6)
+    for x in inputs:
+        i, f, g, o = (weights[gate] @ x + recurrent[gate] @ h + bias[gate] for gate in range(4))
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+    memory = Memory(torch.randn(1, 3, 6, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.bool))
+    state = {}
+    decoder._forward(tokens, memory, state)
+    torch.testing.assert_close(state["lstm"][0][0, 0], h)
+    torch.testing.assert_close(state["lstm"][1][0, 0], c)
+
+
 @pytest.mark.equation("eq:positions")
 def test_positions_are_sines_and_cosines():
     table = sinusoidal_positions(50, 6)

@@ -150,8 +150,8 @@ def test_one_seed_has_no_deviation():
     [
         ((0.90, 0.92), (0.80, 0.82), "max-pooling is better by 10.0 points (standard error 1.4)"),
         ((0.80, 0.82), (0.90, 0.92), "max-pooling is worse by 10.0 points (standard error 1.4)"),
-        ((0.90, 0.80), (0.86, 0.80), "2.0 points (standard error 5.8) is within what seeds"),
-        ((0.90,), (0.80,), "a difference of 10.0 points, one seed each"),
+        ((0.90, 0.80), (0.86, 0.80), "2.0 points (standard error 5.8), which the seeds do not resolve"),
+        ((0.90,), (0.80,), "a difference of 10.0 points of one seed each"),
     ],
 )
 def test_verdict_weighs_the_difference_against_the_seeds(pooled, strided, expected):
