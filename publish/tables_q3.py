@@ -217,13 +217,14 @@ def q3_all(results: Results) -> str:
 
 
 def scores_table(results: Results, runs: list[Run]) -> str:
-    """A block for each way of training: what went before it, its own clips and epochs, and the scores."""
-    header = ["", "seeds", "before", "clips $\\times$ epochs", "loss", *SCORES.values()]
+    """A block for each way of training: what it started from, its own clips and epochs, and the scores."""
+    header = ["", "seeds", "clips $\\times$ epochs", "loss", *SCORES.values()]
     rows: list[list[str] | str] = []
     for run in runs:
         found = both(results, run)
         if any(found.values()):
-            rows.append(in_words(run))
+            before = " + ".join(times(*budget) for budget in earlier(results, next(filter(None, found.values()))[0]))
+            rows.append(in_words(run) + (f", after {before}" if before else ""))
         for decoder, trained in found.items():
             if trained:
                 pairs = [(Path(), result) for result in trained]
@@ -232,10 +233,9 @@ def scores_table(results: Results, runs: list[Run]) -> str:
                 shown = [re.sub(r"(?<!\d)0\.", ".", cell.replace(" not converged", "*")) for cell in shown]
                 shown = [whole(cell) if re.match(r"\d{3}", cell) else cell for cell in shown]
                 budget = trained[0].get("budget")
-                before = [times(*budget) for budget in earlier(results, trained[0])]
                 size = times(budget["clips"], budget["epochs"]) if budget else ""
-                rows.append([speech_plots.NAMES[decoder], str(len(trained)), " + ".join(before), size, *shown])
-    return tabular("lrrrrrrrrr", header, rows)
+                rows.append([speech_plots.NAMES[decoder], str(len(trained)), size, *shown])
+    return tabular("lrrrrrrrr", header, rows)
 
 
 def in_words(run: Run) -> str:
