@@ -93,7 +93,7 @@ def of_decoders(results: list[dict]) -> list[tuple[str, str, list[dict]]]:
 def title(results: list[dict]) -> str:
     data = results[0]["data"]
     clips = results[0]["budget"]["clips"]
-    return f"{corpus_in_words(data)}, {clips:,} clips for training"
+    return f"{corpus_in_words(data)},\n{clips:,} clips for training"
 
 
 def corpus_in_words(data: dict) -> str:
@@ -155,7 +155,7 @@ def plot_scores(results: list[dict]) -> Figure:
     panels[0].legend(loc="lower right")
     panels[-1].legend(fontsize=8)
     clips = min(VALIDATION_CLIPS, results[0]["data"]["sizes"]["validation"])
-    figure.suptitle(f"{title(results)};\nthe first {clips} validation clips, greedy search", fontsize=9)
+    figure.suptitle(f"{title(results)}; the first {clips} validation clips, greedy search", fontsize=9)
     return figure
 
 
