@@ -144,12 +144,10 @@ def transformer(root: Path) -> str:
 def memories(root: Path) -> str:
     run = q3.FULL_JOINED[0] if q3.FULL_JOINED[0].find(root) else q3.JOINED[0]
     rates = [records.mean_std([rate["mean"] for rate in error_rates(root, run, name)]) for name in speech_plots.NAMES]
-    shown = " and ".join(f"{spread(rate, 100, 1)} %" for rate in rates)
-    better = fewer_errors(root, run)
+    shown = " and ".join(f"{spread(rate, 100, 0)} %" for rate in rates)
+    better, data = fewer_errors(root, run), "real" if run is q3.FULL_JOINED[0] else "synthetic"
     conclusion = f"the {better} is better" if better else "not resolved"
-    return (
-        f"The LSTM keeps one state, the Transformer every character: CER {shown} on two clips in a row; {conclusion}."
-    )
+    return f"One state against every character: on two {data} clips in a row, CER {shown}; {conclusion}."
 
 
 def similarities(root: Path) -> str:
