@@ -238,7 +238,7 @@ def build_optimizer(config: Config, model: SpeechRecognizer) -> Muon:
 def train(config: Config, corpus: Corpus, rehearsed: Corpus | None = None) -> tuple[SpeechRecognizer, list[dict]]:
     """A trained model, the epoch that got the fewest characters of the validation clips wrong, and the history.
 
-    Not the one with the lowest loss: tuned on few clips, a decoder grows too sure of itself while its transcripts get better.
+    Not the one with the lowest loss: tuned on few clips, a decoder grows too sure of itself while it errs less often.
     """
     utils.configure_seed(config.seed)
     model = initial_model(config)

@@ -147,7 +147,7 @@ def memories(root: Path) -> str:
     shown = " and ".join(f"{spread(rate, 100, 0)} %" for rate in rates)
     better, data = fewer_errors(root, run), "real" if run is q3.FULL_JOINED[0] else "synthetic"
     conclusion = f"the {better} is better" if better else "not resolved"
-    return f"One state against every character: on two {data} clips in a row, CER {shown}; {conclusion}."
+    return f"One state against every character: on two joined {data} clips, CER {shown}; {conclusion}."
 
 
 def similarities(root: Path) -> str:
