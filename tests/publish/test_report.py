@@ -318,7 +318,7 @@ def test_the_document_is_short_and_shows_the_numbers(built):
     command = ["pdftotext", "-layout", REPORT / "report.pdf", "-"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", built["numbers.tex"]))
-    for key in ("q1-features-64", "q1-package-memory", "q2-strided-adds", "q3-lstm-parameters"):
+    for key in ("q1-features-64", "q1-memory-package", "q2-strided-adds", "q3-lstm-parameters"):
         assert numbers[key].replace("{,}", ",").replace(r"\,MiB", "") in text
     assert "??" not in text
     assert text.lower().count("synthetic") > 10
