@@ -30,7 +30,7 @@ class Run:
     name: str
     command: str
     figures: tuple[str, ...] = ()
-    each: dict[str, tuple] = field(default_factory=dict)
+    each: dict[str, tuple] = field(default_factory=dict, hash=False)
     load: Callable[[Path], dict] = records.load_result
     draw: Callable[[Iterable[Path], Path], list[Path]] | None = None
     beside: tuple[Run, ...] = ()
