@@ -1,5 +1,6 @@
 """What `make` promises: every target that help lists is there, and runs the commands of its question."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,8 +22,12 @@ def make(tmp_path_factory):
     for name in ("installed", "installed-dev", "installed-benchmark"):  # in this order: each depends on the one before
         (folder / ".venv" / name).touch()
 
+    # a make that runs these tests hands its flags and its level down
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"}
+
     def run(*arguments):
-        done = subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+        command = ["make", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
