@@ -17,12 +17,13 @@ import soundfile
 import torch
 
 import asr.data
+import records
 from asr import audio
 from asr.audio import Features, UnusableSound, log_mel, read_audio
 from asr.data import Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus, read_metadata, split
 from asr.text import EMPTY, MAX_TOKENS, START, STOP, UNKNOWN, VOCABULARY, decode, encode, normalise
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = records.ROOT
 LJSPEECH = REPOSITORY.parent / "shared" / "data" / "LJSpeech-1.1"
 needs_ljspeech = pytest.mark.skipif(not LJSPEECH.exists(), reason="no LJSpeech-1.1 in ../shared/data")
 
