@@ -28,16 +28,21 @@ def training(what: str, name: str, command: str, seeds: tuple[int, ...] = (0,), 
 # --- on synthetic speech -----------------------------------------------------------------------------
 
 
-def joined(what: str, corpus: str, model: str, seeds: tuple[int, ...] = (0,)) -> tuple[Run, ...]:
-    """Two and three clips of a corpus's test part after one another, written down by a model."""
-    stem = f"q3/{model.partition('-{')[0]}"
+def joined(
+    what: str, corpus: str, model: str, seeds: tuple[int, ...] = (0,), search: tuple[str, str] = ("", "")
+) -> tuple[Run, ...]:
+    """Two and three clips of a corpus's test part after one another, written down by a model with a search.
+
+    The search is what its files' names have, and its flags; without one it is greedy, and the clips are in a figure.
+    """
+    stem, (suffix, flags) = f"q3/{model.partition('-{')[0]}", search
     return tuple(
         speech(
             what.format(count),
-            f"{model}-on-{corpus}-test-join{join}",
-            f"{EVALUATE}{model}.safetensors --data data/{corpus} --join {join}",
+            f"{model}-on-{corpus}-test{suffix}-join{join}",
+            " ".join(f"{EVALUATE}{model}.safetensors --data data/{corpus} {flags} --join {join}".split()),
             seeds,
-            figures=plots(stem, "joined"),
+            figures=() if flags else plots(stem, "joined"),
         )
         for join, count in ((2, "two"), (3, "three"))
     )
@@ -47,6 +52,10 @@ FULL_NAME, FEW_NAME = "LJSpeech-1.1-{decoder}-seed{seed}", "revoiced-2000-{decod
 FULL_JOINED = joined("{} test clips of LJ Speech in a row (real)", "LJSpeech-1.1", FULL_NAME)
 FULL = training("LJ Speech (real)", FULL_NAME, TRAIN, beside=FULL_JOINED)
 JOINED = joined("{} re-voiced test clips in a row (synthetic), 2,000 clips", "revoiced", FEW_NAME, (0, 1, 2))
+JOINED_JOINT = joined(
+    "{} re-voiced test clips in a row (synthetic), 2,000 clips, joint search", "revoiced", FEW_NAME, (0, 1, 2),
+    (JOINT, JOINT_FLAGS),
+)  # fmt: skip
 REVOICED = training(
     "its texts, espeak-ng (synthetic), after the many voices",
     "revoiced-{decoder}-seed{seed}",
@@ -150,4 +159,4 @@ SILENCE = Run(
     "python benchmarks/q3_silence.py",
     load=checked("metrics.error_rates.plain.greedy.cer:number", "config.clips:number", "data.source:text"),
 )
-RUNS = (*ON_SYNTHETIC, *FULL_JOINED, *JOINED, *ON_RECORDED_SPEECH, SPEED, SILENCE)
+RUNS = (*ON_SYNTHETIC, *FULL_JOINED, *JOINED, *JOINED_JOINT, *ON_RECORDED_SPEECH, SPEED, SILENCE)
