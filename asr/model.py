@@ -168,11 +168,26 @@ class SpeechRecognizer(nn.Module):
     @torch.no_grad()
     def cross_attention(self, features: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
         """Where the decoder looks to write the token after each: weights (B, H, N, S), under teacher forcing."""
-        attention, seen = self.decoder.cross_block.attention.module, []
-        hook = attention.register_forward_pre_hook(lambda _, args: seen.append(args))
+        attention = self.decoder.cross_block.attention.module
+        inputs, memory = self._inputs_of(attention, features, lengths, tokens)
+        return attention.weights(*inputs, memory.padding)
+
+    @torch.no_grad()
+    def self_attention(self, features: Tensor, lengths: Tensor, tokens: Tensor) -> Tensor:
+        """Where the Transformer decoder looks in its own text: weights (B, H, N, N), under teacher forcing."""
+        attention = self.decoder.self_attention.module
+        (x,), _ = self._inputs_of(attention, features, lengths, tokens)
+        return attention.weights(x, x, causal=True)
+
+    def _inputs_of(
+        self, module: nn.Module, features: Tensor, lengths: Tensor, tokens: Tensor
+    ) -> tuple[tuple[Tensor, ...], Memory]:
+        """What a module of the decoder is given under teacher forcing, and the encoder's output."""
+        seen = []
+        hook = module.register_forward_pre_hook(lambda _, args: seen.append(args))
         try:
             memory = self.encoder(features, lengths)
             self.decoder(tokens, memory)
         finally:
             hook.remove()
-        return attention.weights(*seen[0], memory.padding)
+        return seen[0], memory

@@ -220,6 +220,32 @@ def plot_joined(results: list[dict]) -> Figure:
     return figure
 
 
+def draw_self_attention(paths: Iterable[Path], out: str | Path) -> list[Path]:
+    """Draw the self-attention of each evaluated Transformer, as OUT/q3/<experiment>-self_attention.pdf and .png."""
+    written = []
+    for path in paths:
+        result = records.load_result(path, *SPEECH_KEYS, "attention.own.*.*:number")
+        stem = Path(out) / "q3" / f"{experiment(result)}-self_attention"
+        written += utils.save_figure(plot_self_attention(result), stem, path)
+    return written
+
+
+@utils.plot_style()
+def plot_self_attention(result: dict) -> Figure:
+    """Where the Transformer decoder looks in its own text, character by character."""
+    attention, figure = result["attention"], Figure(figsize=(4.4, 3.9))
+    weights, axes = np.array(attention["own"]), figure.subplots()  # (N, N)
+    axes.imshow(weights, cmap="Greys", vmin=0, vmax=max(0.1, weights[2:].max()), interpolation="nearest")
+    words = attention["text"].split(" ")
+    starts = 1 + np.cumsum([0] + [len(word) + 1 for word in words[:-1]])  # the first is the start token
+    axes.set_yticks(starts, words, fontsize=7)
+    axes.set_xticks(starts, words, fontsize=7, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set(xlabel="character looked at", ylabel="character read", title="Self-attention, mean over heads")
+    axes.grid(False)
+    figure.suptitle(f"{corpus_in_words(result['data'])}, clip {attention['clip']}", fontsize=9)
+    return figure
+
+
 @utils.plot_style()
 def plot_attention(results: list[dict]) -> Figure:
     """Where each decoder looks while it writes one test clip."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asr.plots import NAMES, draw, load_speech
+from asr.plots import NAMES, draw, draw_self_attention, load_speech
 from common.catalogue import Run, checked, plots, ratio_keys
 
 DECODERS = tuple(NAMES)
@@ -72,6 +72,15 @@ FEW = training(
     f"{TRAIN} --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}} --name {FEW_NAME}",
     (0, 1, 2),
     beside=JOINED,
+)
+FEW_SELF_ATTENTION = Run(
+    "the same, one Transformer, with its self-attention",
+    f"q3/{FEW_NAME}-on-revoiced-test",
+    f"{EVALUATE}{FEW_NAME}.safetensors --data data/revoiced",
+    plots("q3/revoiced-2000", "self_attention"),
+    each={"decoder": ("transformer",), "seed": (0,)},
+    load=load_speech,
+    draw=draw_self_attention,
 )
 FEW_MACLAURIN = training(
     "the same, `maclaurin` in the encoder",
@@ -159,4 +168,4 @@ SILENCE = Run(
     "python benchmarks/q3_silence.py",
     load=checked("metrics.error_rates.plain.greedy.cer:number", "config.clips:number", "data.source:text"),
 )
-RUNS = (*ON_SYNTHETIC, *FULL_JOINED, *JOINED, *JOINED_JOINT, *ON_RECORDED_SPEECH, SPEED, SILENCE)
+RUNS = (*ON_SYNTHETIC, FEW_SELF_ATTENTION, *FULL_JOINED, *JOINED, *JOINED_JOINT, *ON_RECORDED_SPEECH, SPEED, SILENCE)

@@ -180,15 +180,23 @@ def evaluate_part(model: SpeechRecognizer, part: Part, search=greedy) -> dict:
 def attention_map(model: SpeechRecognizer, part: Part) -> dict:
     """Where the decoder looks while it writes the first clip of a part that is short enough for a plot.
 
-    The weights are the mean over the heads, a list for each token that is written, its stop token included.
+    The weights are the mean over the heads, a list for each token that is written, its stop token included; "own" are
+    those of the Transformer decoder's self-attention.
     """
     lengths = part.frame_counts()
     index = next((i for i, length in enumerate(lengths) if length <= MAP_FRAMES), int(lengths.argmin()))
     device = next(model.parameters()).device
     features, length, tokens, _ = (x.to(device) for x in part.batch(np.array([index])))
-    weights = model.eval().cross_attention(features, length, tokens[:, :-1])[0].mean(0)  # (N - 1, S)
-    rows = [[round(value, 3) for value in row] for row in weights.tolist()]
-    return {"clip": part.ids[index], "text": part.transcripts[index], "frames": int(lengths[index]), "weights": rows}
+    model.eval()
+
+    def rows(weights: Tensor) -> list[list[float]]:
+        return [[round(value, 3) for value in row] for row in weights[0].mean(0).tolist()]
+
+    found = {"clip": part.ids[index], "text": part.transcripts[index], "frames": int(lengths[index])}
+    found["weights"] = rows(model.cross_attention(features, length, tokens[:, :-1]))  # (N - 1, S)
+    if model.settings["decoder"] == "transformer":
+        found["own"] = rows(model.self_attention(features, length, tokens[:, :-1]))  # (N - 1, N - 1)
+    return found
 
 
 # --- a run -------------------------------------------------------------------------------------------

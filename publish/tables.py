@@ -170,8 +170,9 @@ def interval(metric: dict, scale: float, digits: int) -> str:
 
 def files_3(root: Path) -> str:
     """Result files and figures of Question 3, on synthetic speech."""
-    joined = bash(run.shown_command for run in (*q3.JOINED, *q3.JOINED_JOINT))
-    return f"{speech_files(root, 'data', (*q3.ON_SYNTHETIC, *q3.JOINED, *q3.JOINED_JOINT))}\n\n{joined}"
+    evaluations = (*q3.JOINED, *q3.JOINED_JOINT, q3.FEW_SELF_ATTENTION)
+    commands = bash(run.shown_command for run in evaluations)
+    return f"{speech_files(root, 'data', (*q3.ON_SYNTHETIC, *evaluations))}\n\n{commands}"
 
 
 def files_3_recorded(root: Path) -> str:

@@ -210,6 +210,21 @@ def test_shapes(small_model):
     assert ctc_logits.shape == (2, 11, len(VOCABULARY))
 
 
+def test_self_attention_is_what_the_decoder_attends_with():
+    """Its output comes from these weights, and no position looks at a later one."""
+    model = SpeechRecognizer("transformer", mel_bins=8, hidden_dim=16, num_heads=2, num_blocks=1).eval()
+    features, lengths = speech([30])
+    tokens = torch.randint(4, 35, (1, 9))
+    weights = model.self_attention(features, lengths, tokens)
+    assert weights.shape == (1, 2, 9, 9)
+    assert (weights.triu(1) == 0).all()
+    layer = model.decoder.self_attention
+    x = model.decoder.embedding(tokens) + model.decoder.positions.weight[:9]
+    value = layer.module.value(layer.before(x)).unflatten(-1, (2, 8))  # (1, 9, 2, 8)
+    heads = torch.einsum("bhls,bshd->blhd", weights, value).flatten(2)
+    torch.testing.assert_close(layer.after(x + layer.module.output(heads)), layer(x, causal=True))
+
+
 def test_cross_attention_is_what_the_decoder_attends_with(small_model):
     features, lengths = speech([21, 10])
     tokens = torch.randint(4, 35, (2, 7))
