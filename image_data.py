@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from command_line import launch
@@ -23,7 +24,9 @@ from command_line import launch
 PARTS = ("train", "val", "test")
 SYNTHETIC_OCT_SIZE = 6000  # training scans; validation and test have a quarter of that each
 COURSE_TEST_COUNTS = (182, 55, 42, 250)  # of OCTMNIST's 250 test images in each class
-MNIST_VALIDATION_SIZE = 5000  # the last training images: MNIST has no validation part of its own
+MNIST_VALIDATION_SIZE = 12_000  # training images: MNIST has no validation part of its own
+DIGITS_HELD_OUT = 300  # of scikit-learn's 1,797 digits, for validation and again for the test
+HOLD_OUT_SEED = 0  # which training images those are
 MNIST_LARGEST = 60_000  # images in one file
 LEEWAY = 8  # times the official size is what a MedMNIST file may have at most
 MOST_COMPRESSED = 1100  # times, rounded up from the 1032 that deflate can reach
@@ -52,6 +55,11 @@ class ImageData:
         names = {"name": self.name, "source": self.source, "digest": self.digest}
         return names | {"sizes": sizes, "classes": list(self.class_names)}
 
+    def pixels(self, part: str) -> Tensor:
+        """The images of a part as they were before they were normalised, in [0, 1]: (N, C, H, W)."""
+        images = getattr(self, part)[0]
+        return (images * torch.tensor(self.std).view(-1, 1, 1) + torch.tensor(self.mean).view(-1, 1, 1)).clamp(0, 1)
+
 
 def to_pixels(images: np.ndarray) -> Tensor:
     """Turn uint8 images (N, H, W) or (N, H, W, C) into float32 pixels in [0, 1], (N, C, H, W)."""
@@ -64,10 +72,18 @@ def normalise_(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     return pixels.sub_(torch.tensor(mean).view(-1, 1, 1)).div_(torch.tensor(std).view(-1, 1, 1))
 
 
-def load_images(name: str, root: str | Path = "data", *, strict_checksum: bool = False) -> ImageData:
-    """Load `synthetic-oct`, `mnist`, or a single-label 2-D MedMNIST set such as `octmnist` or `octmnist_64`.
+def load_images(
+    name: str,
+    root: str | Path = "data",
+    *,
+    strict_checksum: bool = False,
+    validation_size: int = MNIST_VALIDATION_SIZE,
+) -> ImageData:
+    """Load `synthetic-oct`, `digits`, `mnist`, or a single-label 2-D MedMNIST set such as `octmnist` or `octmnist_64`.
 
-    A MedMNIST set is read from `root`/`name`.npz, MNIST from `root`/MNIST/raw as torchvision lays it out.
+    A MedMNIST set is read from `root`/`name`.npz, MNIST from `root`/MNIST/raw as torchvision lays it out; of its
+    training images `validation_size` are kept for validation, the same at every call. `digits` are scikit-learn's 1,797
+    real ones of 8x8 pixels (Alpaydin and Kaynak, 1998), enlarged to 28x28: they are there without a download.
     Raises ValueError or FileNotFoundError, naming the file and the mend, for data that are missing, damaged
     or of the wrong form; an MD5 that is not MedMNIST's is only reported, unless `strict_checksum`.
     """
@@ -78,7 +94,9 @@ def load_images(name: str, root: str | Path = "data", *, strict_checksum: bool =
         source, class_names = "synthetic", scans.OCT_CLASSES
         arrays = scans.oct_splits(SYNTHETIC_OCT_SIZE)
     elif name == "mnist":
-        class_names, arrays = tuple("0123456789"), _read_mnist(Path(root))
+        class_names, arrays = tuple("0123456789"), _read_mnist(Path(root), validation_size)
+    elif name == "digits":
+        class_names, arrays = tuple("0123456789"), _read_digits()
     else:
         info, md5 = _medmnist_info(name)
         task, class_names = info["task"], tuple(info["label"].values())
@@ -127,7 +145,7 @@ def _medmnist_info(name: str) -> tuple[dict, str]:
     if info is not None and "multi-label" in info["task"]:
         raise ValueError(f"{name} has several labels per image; this network predicts one: use one of {usable}")
     if base not in usable or md5_key not in info:
-        raise ValueError(f"no data set is called {name}: use synthetic-oct, mnist or one of {usable}")
+        raise ValueError(f"no data set is called {name}: use synthetic-oct, digits, mnist or one of {usable}")
     return info, info[md5_key]
 
 
@@ -168,8 +186,10 @@ def _warn_once(message: str) -> None:
         print(message, file=sys.stderr)
 
 
-def _check_parts(path: Path, arrays: dict[str, np.ndarray], channels: int, classes: int) -> None:
-    for part in PARTS:
+def _check_parts(
+    path: Path, arrays: dict[str, np.ndarray], channels: int, classes: int, parts: tuple[str, ...] = PARTS
+) -> None:
+    for part in parts:
         problem = _image_problem(arrays[f"{part}_images"], arrays[f"{part}_labels"], channels, classes)
         if problem:
             raise ValueError(f"{path}, {part} part: {problem}")
@@ -277,7 +297,7 @@ def read_idx(path: Path, dimensions: int, largest: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _read_mnist(root: Path) -> dict[str, np.ndarray]:
+def _read_mnist(root: Path, validation_size: int) -> dict[str, np.ndarray]:
     raw = root / "MNIST" / "raw"
     fetch = f"run `{_download_command(root / 'mnist.npz')}`"
     try:
@@ -287,17 +307,40 @@ def _read_mnist(root: Path) -> dict[str, np.ndarray]:
             for kind, dimensions, largest in (("images", 3, MNIST_LARGEST * 28 * 28), ("labels", 1, MNIST_LARGEST))
         }
         sizes = {arrays[f"{part}_images"].shape[1:] for part in ("train", "test")}
-        cut = len(arrays["train_images"]) - MNIST_VALIDATION_SIZE
-        if sizes != {(28, 28)} or cut < 2:
-            found = f"{cut + MNIST_VALIDATION_SIZE} training images of {' and '.join(map(str, sizes))} pixels"
-            raise ValueError(f"{raw} has {found}, not MNIST's 60000 of (28, 28), the last 5000 for validation")
-        for kind in ("images", "labels"):
-            arrays[f"train_{kind}"], arrays[f"val_{kind}"] = np.split(arrays[f"train_{kind}"], [cut])
+        if sizes != {(28, 28)} or len(arrays["train_images"]) < validation_size + 2:
+            found = f"{len(arrays['train_images'])} training images of {' and '.join(map(str, sizes))} pixels"
+            raise ValueError(f"{raw} has {found}, not MNIST's 60000 of (28, 28), {validation_size} for validation")
+        _check_parts(raw, arrays, 1, 10, ("train", "test"))
+        _hold_out(arrays, "val", validation_size)
         _check_parts(raw, arrays, 1, 10)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"MNIST in {root} can't be read ({error} is not there): {fetch}") from error
+        raise FileNotFoundError(
+            f"MNIST in {root} can't be read ({error} is not there): {fetch}, or use `--dataset digits`, which is here"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{error}: delete {raw} and {fetch}") from error
+    return arrays
+
+
+def _hold_out(arrays: dict[str, np.ndarray], part: str, size: int) -> None:
+    """Move `size` of the training images into a part of their own: at random, but the same at every call."""
+    count = len(arrays["train_labels"])
+    chosen = np.zeros(count, bool)
+    chosen[np.random.default_rng(HOLD_OUT_SEED).permutation(count)[:size]] = True
+    for kind in ("images", "labels"):
+        every = arrays[f"train_{kind}"]
+        arrays[f"train_{kind}"], arrays[f"{part}_{kind}"] = every[~chosen], every[chosen]
+
+
+def _read_digits() -> dict[str, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(images).float().view(-1, 1, 8, 8) * (255 / 16)
+    large = F.interpolate(pixels, size=(28, 28), mode="bilinear").squeeze(1)  # (N, 28, 28)
+    arrays = {"train_images": large.round().to(torch.uint8).numpy(), "train_labels": labels.astype(np.uint8)}
+    for part in ("test", "val"):
+        _hold_out(arrays, part, DIGITS_HELD_OUT)
     return arrays
 
 

@@ -43,6 +43,7 @@ SPEECH_KEYS = (  # what the result file of a training or an evaluation holds
     *(f"metrics.*.{name}.values.*:number" for name in (*SIMILARITIES, *ERROR_RATES)),
     *(f"metrics.*.transcripts.*.{name}:text" for name in ("clip", "said", "heard")),
     "attention.clip:text", "attention.text:text", "attention.frames:number", "attention.weights.*.*:number",
+    "attention.own?.*.*:number",
 )  # fmt: skip
 TRAINING_KEYS = (  # of a training beside those
     *(f"history.*.{name}:number" for name in ("epoch", "seconds", "train_loss", "validation_loss")),
@@ -63,15 +64,17 @@ def draw(paths: Iterable[Path], out: str | Path) -> list[Path]:
     """Draw every plot of one experiment, given by its result files, as OUT/q3/<experiment>-<plot>.pdf and .png."""
     results = {path: load_speech(path) for path in paths}
     trained = {path: result for path, result in results.items() if "history" in result}
+    own = {path: result for path, result in trained.items() if "own" in result["attention"]}
     plots = {
         "loss": (plot_loss, trained),
         "scores": (plot_scores, trained),
         "length": (plot_length, trained),
         "attention": (plot_attention, trained),
-        "joined": (plot_joined, results),
     }
-    if len(results) == len(trained):
-        del plots["joined"]
+    if own:
+        plots["self_attention"] = plot_self_attention, own
+    if len(results) > len(trained):
+        plots["joined"] = plot_joined, results
     written = []
     for name, (plot, sources) in plots.items():
         stem = Path(out) / "q3" / f"{experiment(next(iter(trained.values())))}-{name}"
@@ -220,20 +223,11 @@ def plot_joined(results: list[dict]) -> Figure:
     return figure
 
 
-def draw_self_attention(paths: Iterable[Path], out: str | Path) -> list[Path]:
-    """Draw the self-attention of each evaluated Transformer, as OUT/q3/<experiment>-self_attention.pdf and .png."""
-    written = []
-    for path in paths:
-        result = records.load_result(path, *SPEECH_KEYS, "attention.own.*.*:number")
-        stem = Path(out) / "q3" / f"{experiment(result)}-self_attention"
-        written += utils.save_figure(plot_self_attention(result), stem, path)
-    return written
-
-
 @utils.plot_style()
-def plot_self_attention(result: dict) -> Figure:
-    """Where the Transformer decoder looks in its own text, character by character."""
-    attention, figure = result["attention"], Figure(figsize=(4.4, 3.9))
+def plot_self_attention(results: list[dict]) -> Figure:
+    """Where the Transformer decoder of the first result looks in its own text, character by character."""
+    result, figure = results[0], Figure(figsize=(4.4, 3.9))
+    attention = result["attention"]
     weights, axes = np.array(attention["own"]), figure.subplots()  # (N, N)
     axes.imshow(weights, cmap="Greys", vmin=0, vmax=max(0.1, weights[2:].max()), interpolation="nearest")
     words = attention["text"].split(" ")

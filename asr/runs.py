@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asr.plots import NAMES, draw, draw_self_attention, load_speech
+from asr.plots import NAMES, draw, load_speech
 from common.catalogue import Run, checked, plots, ratio_keys
 
 DECODERS = tuple(NAMES)
@@ -18,10 +18,12 @@ def speech(what: str, name: str, command: str, seeds: tuple[int, ...] = (0,), **
     return Run(what, f"q3/{name}", command, each={"decoder": DECODERS, "seed": seeds}, load=load_speech, **options)
 
 
-def training(what: str, name: str, command: str, seeds: tuple[int, ...] = (0,), beside: tuple[Run, ...] = ()) -> Run:
-    """A training of both decoders, with the figures that are drawn of it."""
+def training(
+    what: str, name: str, command: str, seeds: tuple[int, ...] = (0,), beside: tuple[Run, ...] = (), more: str = ""
+) -> Run:
+    """A training of both decoders, with the figures that are drawn of it, `more` among them."""
     stem = "q3/" + name.replace("-{decoder}", "").replace("-seed{seed}", "")
-    kinds = ("loss", "scores", "length", "attention")
+    kinds = ("loss", "scores", "length", "attention", *more.split())
     return speech(what, name, command, seeds, figures=plots(stem, *kinds), draw=draw, beside=beside)
 
 
@@ -49,13 +51,17 @@ def joined(
 
 
 FULL_NAME, FEW_NAME = "LJSpeech-1.1-{decoder}-seed{seed}", "revoiced-2000-{decoder}-seed{seed}"
+SHIPPED_NAME, SEEDS = "revoiced-shipped-{decoder}-seed{seed}", (0, 1, 2)
 FULL_JOINED = joined("{} test clips of LJ Speech in a row (real)", "LJSpeech-1.1", FULL_NAME)
-FULL = training("LJ Speech (real)", FULL_NAME, TRAIN, beside=FULL_JOINED)
-JOINED = joined("{} re-voiced test clips in a row (synthetic), 2,000 clips", "revoiced", FEW_NAME, (0, 1, 2))
-JOINED_JOINT = joined(
-    "{} re-voiced test clips in a row (synthetic), 2,000 clips, joint search", "revoiced", FEW_NAME, (0, 1, 2),
-    (JOINT, JOINT_FLAGS),
-)  # fmt: skip
+FULL = training("LJ Speech (real)", FULL_NAME, TRAIN, beside=FULL_JOINED, more="self_attention")
+JOINED = joined("{} re-voiced test clips in a row (synthetic), 2,000 clips", "revoiced", FEW_NAME, SEEDS)
+SHIPPED_JOINED, SHIPPED_JOINT = (
+    joined(f"{{}} re-voiced test clips in a row (synthetic), {how}", "revoiced", SHIPPED_NAME, SEEDS, search)
+    for how, search in (
+        ("after the shipped recognisers", ("", "")),
+        ("after those, joint search", (JOINT, JOINT_FLAGS)),
+    )
+)
 REVOICED = training(
     "its texts, espeak-ng (synthetic), after the many voices",
     "revoiced-{decoder}-seed{seed}",
@@ -66,21 +72,21 @@ REVOICED_JOINT = speech(
     f"revoiced-{{decoder}}-seed{{seed}}-on-revoiced-test{JOINT}",
     f"{EVALUATE}revoiced-{{decoder}}-seed{{seed}}.safetensors --data data/revoiced {JOINT_FLAGS}",
 )
+SHIPPED = training(
+    "its texts, espeak-ng (synthetic), after the shipped recognisers",
+    SHIPPED_NAME,
+    f"{TRAIN} --data data/revoiced --init checkpoints/ljspeech-345-tuned-{{decoder}}.safetensors --epochs 3"
+    f" --learning_rate 0.0025 --seed {{seed}} --name {SHIPPED_NAME}",
+    SEEDS,
+    beside=SHIPPED_JOINED,
+    more="self_attention",
+)
 FEW = training(
     "its texts, espeak-ng (synthetic), 2,000 clips",
     FEW_NAME,
     f"{TRAIN} --data data/revoiced --clips 2000 --epochs 15 --seed {{seed}} --name {FEW_NAME}",
-    (0, 1, 2),
+    SEEDS,
     beside=JOINED,
-)
-FEW_SELF_ATTENTION = Run(
-    "the same, one Transformer, with its self-attention",
-    f"q3/{FEW_NAME}-on-revoiced-test",
-    f"{EVALUATE}{FEW_NAME}.safetensors --data data/revoiced",
-    plots("q3/revoiced-2000", "self_attention"),
-    each={"decoder": ("transformer",), "seed": (0,)},
-    load=load_speech,
-    draw=draw_self_attention,
 )
 FEW_MACLAURIN = training(
     "the same, `maclaurin` in the encoder",
@@ -104,6 +110,7 @@ ON_SYNTHETIC = (
     ),
     REVOICED,
     REVOICED_JOINT,
+    SHIPPED,
     FEW,
     FEW_MACLAURIN,
 )
@@ -122,13 +129,13 @@ UNSEEN = speech(
     f"{EVALUATE}voices-longer-{{decoder}}-seed{{seed}}.safetensors --data data/ljspeech-345",
 )
 TUNED_RUN = training(
-    "on synthetic voices, then on the recorded clips", TUNED, f"{TUNE} --epochs 60 --name {TUNED}", (0, 1, 2)
+    "on synthetic voices, then on the recorded clips", TUNED, f"{TUNE} --epochs 60 --name {TUNED}", SEEDS
 )
 REHEARSED_RUN = training(
     "on synthetic voices, then on the recorded clips and as many synthetic ones",
     REHEARSED,
     f"{TUNE} --epochs 45 --rehearse data/voices --name {REHEARSED}",
-    (0, 1, 2),
+    SEEDS,
 )
 RECORDED_BEAM = speech(
     "the same, one seed, a beam of 8",
@@ -144,7 +151,7 @@ RECORDED_JOINT = speech(
     "the same, joint search with CTC (a beam of 8)",
     f"{ON_RECORDED.format(model=REHEARSED)}{JOINT}",
     f"{EVALUATE}{REHEARSED}.safetensors --data data/ljspeech-345 {JOINT_FLAGS}",
-    (0, 1, 2),
+    SEEDS,
 )
 ON_RECORDED_SPEECH = (SCRATCH, UNSEEN, TUNED_RUN, REHEARSED_RUN, RECORDED_BEAM, RECORDED_CTC, RECORDED_JOINT)
 
@@ -168,4 +175,6 @@ SILENCE = Run(
     "python benchmarks/q3_silence.py",
     load=checked("metrics.error_rates.plain.greedy.cer:number", "config.clips:number", "data.source:text"),
 )
-RUNS = (*ON_SYNTHETIC, FEW_SELF_ATTENTION, *FULL_JOINED, *JOINED, *JOINED_JOINT, *ON_RECORDED_SPEECH, SPEED, SILENCE)
+RUNS = (
+    *ON_SYNTHETIC, *FULL_JOINED, *JOINED, *SHIPPED_JOINED, *SHIPPED_JOINT, *ON_RECORDED_SPEECH, SPEED, SILENCE,
+)  # fmt: skip

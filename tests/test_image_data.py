@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from medmnist import INFO
+from sklearn.datasets import load_digits
 
 import image_data
 from image_data import load_images, with_course_test_split
@@ -345,15 +347,35 @@ def test_real_mnist(tmp_path):
     for archive in (REAL_DATA / "MNIST" / "raw").glob("*.gz"):
         (raw / archive.name).symlink_to(archive)
     data = load_images("mnist", tmp_path)
-    assert data.describe()["sizes"] == {"train": 55000, "val": 5000, "test": 10000}
-    assert data.train[1][:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert data.describe()["sizes"] == {"train": 48000, "val": 12000, "test": 10000}
+    assert sum(part[1].bincount() for part in (data.train, data.val)).tolist() == [
+        5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949
+    ]  # fmt: skip
     assert data.test[1][:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
-    assert data.mean == pytest.approx((0.1307,), abs=2e-4)  # of all 60,000; ours are 55,000
+    assert data.mean == pytest.approx((0.1307,), abs=2e-4)  # of all 60,000; ours are 48,000
     assert data.std == pytest.approx((0.3081,), abs=4e-4)
+    whole = load_images("mnist", tmp_path, validation_size=2)  # the fewest that a part may have
+    assert whole.train[1][:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+
+
+def test_digits_are_there_without_a_download():
+    data = load_images("digits", "nowhere")
+    assert data.describe()["sizes"] == {"train": 1197, "val": 300, "test": 300}
+    assert data.source == "real"
+    pixels, labels = data.pixels("train"), data.train[1]
+    every = load_digits()
+    assert (
+        sum(getattr(data, part)[1].bincount() for part in ("train", "val", "test")).tolist()
+        == np.bincount(every.target).tolist()
+    )
+    # made small again, each is most like an original of its own class
+    small = F.interpolate(pixels, size=(8, 8), mode="area")[:, 0].numpy()
+    distances = ((small[:50].reshape(-1, 1, 64) - every.images.reshape(-1, 64) / 16) ** 2).mean(-1)  # (50, 1797)
+    assert every.target[distances.argmin(1)].tolist() == labels[:50].tolist()
 
 
 def test_missing_mnist_says_what_to_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python download_octmnist.py --dataset mnist"):
+    with pytest.raises(FileNotFoundError, match=r"python download_octmnist.py --dataset mnist.*--dataset digits"):
         load_images("mnist", tmp_path)
 
 
@@ -382,12 +404,14 @@ def write_mnist(root, files):
 def test_mnist_files_are_read_plain_or_compressed(tmp_path, packed):
     files = mnist_files()
     write_mnist(tmp_path, {f"{name}.gz": gzip.compress(data) for name, data in files.items()} if packed else files)
-    data = load_images("mnist", tmp_path)
+    data = load_images("mnist", tmp_path, validation_size=5000)
     assert data.describe()["sizes"] == {"train": 40, "val": 5000, "test": 30}
-    images, labels = data.train
-    assert labels.tolist() == [(i * 7 + 3) % 10 for i in range(40)]
-    pixels = images[:, 0, 5, 9] * data.std[0] + data.mean[0]
-    np.testing.assert_allclose(pixels.numpy(), labels.numpy() * 25 / 255, atol=1e-6)
+    for part in ("train", "val", "test"):
+        labels = getattr(data, part)[1].numpy()
+        np.testing.assert_allclose(data.pixels(part)[:, 0, 5, 9].numpy(), labels * 25 / 255, atol=1e-6)
+    assert (data.train[1].bincount() + data.val[1].bincount()).tolist() == [504] * 10  # each image in one of them
+    assert load_images("mnist", tmp_path, validation_size=5000).digest == data.digest
+    assert load_images("mnist", tmp_path, validation_size=4000).describe()["sizes"]["train"] == 1040
 
 
 @pytest.mark.parametrize(
@@ -397,11 +421,11 @@ def test_mnist_files_are_read_plain_or_compressed(tmp_path, packed):
         (0, lambda data: data[:-1], "claims 3,951,360 bytes, but it has 3,951,359"),
         (0, lambda data: data + b"0", "but it has more"),
         (0, lambda data: data[:4] + b"\xff" * 12 + data[16:], "expected at most"),
-        (0, lambda data: idx(np.zeros((5, 28, 28))), "5 training images of (28, 28) pixels, not MNIST's"),
+        (0, lambda data: idx(np.zeros((5, 28, 28))), "5 training images of (28, 28) pixels, not MNIST's 60000"),
         (2, lambda data: idx(np.zeros((30, 14, 56))), "not MNIST's"),
         (1, lambda data: data[:3], "requires a buffer"),
         (1, lambda data: data[:-1] + b"\xc8", "labels run from 0 to 200"),
-        (1, lambda data: idx(np.zeros(5039)), "5000 images but 4999 labels"),
+        (1, lambda data: idx(np.zeros(5039)), "5040 images but 5039 labels"),
         (3, lambda data: idx(np.zeros((30, 1))), "starts with 2050, not 2049"),
     ],
 )
@@ -409,7 +433,7 @@ def test_mnist_files_of_another_form_are_refused(tmp_path, file, change, words):
     files = mnist_files()
     write_mnist(tmp_path, files | {MNIST_FILES[file]: change(files[MNIST_FILES[file]])})
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
-        load_images("mnist", tmp_path)
+        load_images("mnist", tmp_path, validation_size=5000)
     assert f"delete {tmp_path / 'MNIST' / 'raw'} and run" in str(caught.value)
 
 
@@ -421,4 +445,4 @@ def test_mnist_archives_that_are_damaged_or_grow_are_refused(tmp_path):
     for data in (files[path.name][:-9], files[path.name][:-8] + bytes(8), b"<html>", bomb):
         path.write_bytes(data)
         with pytest.raises(ValueError, match="is damaged or no file of MNIST's format"):
-            load_images("mnist", tmp_path)
+            load_images("mnist", tmp_path, validation_size=5000)
