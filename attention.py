@@ -22,19 +22,29 @@ class MultiHeadAttention(nn.Module):
 
     `kernel` is "softmax", or "maclaurin": `terms` terms of the exponential's series instead, otherwise the same
     function of the same parameters. Softmax is quadratic in the length; `linear_attention` takes over where it is less
-    work than as many scores. Works under what `linear_attention` works under; but PyTorch's softmax attention has no
-    forward mode on processors.
+    work than as many scores. `scale` multiplies the scores, by default 1 / sqrt(head dimension). Works under what
+    `linear_attention` works under; but PyTorch's softmax attention has no forward mode on processors.
     Raises ValueError if `hidden_dim` is no multiple of `num_heads`, or for another kernel.
     """
 
-    def __init__(self, hidden_dim: int, num_heads: int, kernel: str = "softmax", terms: int = 3):
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_heads: int,
+        kernel: str = "softmax",
+        terms: int = 3,
+        qkv_bias: bool = True,
+        scale: float | None = None,
+    ):
         super().__init__()
         if hidden_dim % num_heads:
             raise ValueError(f"hidden_dim {hidden_dim} is not a multiple of num_heads {num_heads}")
         if kernel not in KERNELS:
             raise ValueError(f"unknown kernel {kernel!r}: expected one of {', '.join(KERNELS)}")
         self.num_heads, self.kernel, self.terms = num_heads, kernel, terms
-        self.query, self.key, self.value, self.output = (nn.Linear(hidden_dim, hidden_dim) for _ in range(4))
+        self.scale = (hidden_dim // num_heads) ** -0.5 if scale is None else scale
+        self.query, self.key, self.value = (nn.Linear(hidden_dim, hidden_dim, bias=qkv_bias) for _ in range(3))
+        self.output = nn.Linear(hidden_dim, hidden_dim)
 
     def forward(
         self,
@@ -61,9 +71,9 @@ class MultiHeadAttention(nn.Module):
             causal = False  # the last token sees all that were before it
         hidden = None if key_padding_mask is None else key_padding_mask[:, None]  # (B, 1, S)
         if self.kernel == "maclaurin":
-            heads = _maclaurin_attention(query, key, value, self.terms, causal, hidden)
+            heads = _maclaurin_attention(query, key, value, self.terms, causal, hidden, self.scale)
         else:
-            heads = _softmax_attention(query, key, value, causal, hidden)
+            heads = _softmax_attention(query, key, value, causal, hidden, self.scale)
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, L, hidden_dim)
 
     def weights(
@@ -71,7 +81,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """The softmax weights with which x (B, L, hidden_dim) looks at `memory` (B, S, hidden_dim): (B, H, L, S)."""
         query, key = self._heads(self.query(x)), self._heads(self.key(memory))
-        scores = query @ key.mT / query.shape[-1] ** 0.5
+        scores = query @ key.mT * self.scale
         if key_padding_mask is not None:
             scores = scores.masked_fill(key_padding_mask[:, None, None], -torch.inf)
         if causal:
@@ -97,14 +107,16 @@ class MultiHeadAttention(nn.Module):
 LARGEST_WRITTEN_OUT = 2**20  # scores of a head: beyond that their memory counts
 
 
-def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, hidden: Tensor | None) -> Tensor:
+def _softmax_attention(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, hidden: Tensor | None, scale: float
+) -> Tensor:
     written_out = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.compiler.is_exporting()
     if not written_out or query.shape[-2] * key.shape[-2] > LARGEST_WRITTEN_OUT:
         is_causal = causal and hidden is None
         visible = None if is_causal else visible_keys(query, key, causal, hidden)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal, scale=scale)
     # on processors, in bfloat16, PyTorch's fused kernel takes three times as long, most of it in its backward pass
-    scores = query @ key.mT * query.shape[-1] ** -0.5  # (B, H, L, S)
+    scores = query @ key.mT * scale  # (B, H, L, S)
     visible = visible_keys(query, key, causal, hidden)
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
@@ -112,7 +124,7 @@ def _softmax_attention(query: Tensor, key: Tensor, value: Tensor, causal: bool, 
 
 
 def _maclaurin_attention(
-    query: Tensor, key: Tensor, value: Tensor, terms: int, causal: bool, hidden: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, terms: int, causal: bool, hidden: Tensor | None, scale: float
 ) -> Tensor:
     """`linear_attention`, or the same by scores where those are no more than its sums over keys (M, D + 1).
 
@@ -121,8 +133,8 @@ def _maclaurin_attention(
     scores_size, sums_size = query.shape[-2] * key.shape[-2], feature_dim(key.shape[-1], terms) * (key.shape[-1] + 1)
     # a program for any length, which torch.export makes, cannot choose by the length
     if torch.compiler.is_exporting() or scores_size > sums_size:
-        return linear_attention(query, key, value, terms=terms, causal=causal, key_padding_mask=hidden)
-    return attend_by_scores(query, key, value, hidden, terms, causal, query.shape[-1] ** -0.5)
+        return linear_attention(query, key, value, terms=terms, causal=causal, key_padding_mask=hidden, scale=scale)
+    return attend_by_scores(query, key, value, hidden, terms, causal, scale)
 
 
 class SubBlock(nn.Module):

@@ -89,7 +89,7 @@ def check_flags(config: Any) -> None:
     """Raise ValueError for the first flag of a settings dataclass that is not valid, with what was expected of it."""
     for field in dataclasses.fields(config):
         value, check, choices = getattr(config, field.name), field.metadata.get("check"), field.metadata.get("choices")
-        if choices and value not in choices:
+        if choices and value is not None and value not in choices:
             check = Check(lambda value: False, f"one of {', '.join(choices)}")
         if check:
             check_value(field.name, value, check)
@@ -190,8 +190,12 @@ def program() -> str:
     script = Path(sys.argv[0])
     if script.name == "__main__.py":
         return f"python -m {script.parent.name}"
-    in_package = (script.parent / "__init__.py").exists()
-    return f"python -m {script.parent.name}.{script.stem}" if in_package else script.name
+    in_package, by_path = (script.parent / "__init__.py").exists(), sys.modules["__main__"].__spec__ is None
+    if in_package:
+        return (
+            f"python {script.parent.name}/{script.name}" if by_path else f"python -m {script.parent.name}.{script.stem}"
+        )
+    return script.name
 
 
 def find_files(names: Iterable[str], suffixes: Collection[str]) -> list[Path]:

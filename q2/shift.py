@@ -11,25 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import records
 from command_line import attempt
+from common.geometry import in_each_direction
 from image_data import load_images
 from q2.config import Config
 
 SHIFTS = (1, 2, 3, 4)  # pixels
-DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 Loader = Callable[[Path], tuple[nn.Module, dict]]  # reads a saved network and its header
-
-
-def shifted(images: Tensor, down: int, right: int) -> Tensor:
-    """Images (N, C, H, W) moved by so many pixels; what comes in repeats the border, since black would be an edge."""
-    height, width = images.shape[2:]
-    margin = max(abs(down), abs(right))
-    padded = F.pad(images, [margin] * 4, mode="replicate")
-    return padded[..., margin - down : margin - down + height, margin - right : margin - right + width]
 
 
 @torch.no_grad()
@@ -40,7 +31,7 @@ def response(model: nn.Module, images: Tensor, shift: int) -> dict[str, float]:
     the features (B, 576) of the image and of its copy, over the length of the former.
     """
     features, classes = model.features(images), model(images).argmax(-1)
-    copies = [shifted(images, shift * down, shift * right) for down, right in DIRECTIONS]
+    copies = in_each_direction(images, shift)
     changed = [(model(moved).argmax(-1) != classes).double().mean() for moved in copies]
     distances = [((model.features(moved) - features).norm(dim=1) / features.norm(dim=1)).mean() for moved in copies]
     return {

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.geometry import reframe
+
 WIDTHS = (16, 32, 64)
 LABEL_SMOOTHING = 0.05
 AVERAGE_DECAY = 0.99  # of the exponential moving average of the weights, per step
@@ -113,14 +115,6 @@ def augment(pixels: Tensor) -> Tensor:
     centre_row, centre_column = (0.5 + uniform(0.5)) * height, (0.5 + uniform(0.5)) * width
     inside = ((rows[:, None] - centre_row).abs() < half) & ((columns - centre_column).abs() < half)  # (B, 1, H, W)
     return torch.where(inside & chosen(0.25), 0.5 + uniform(0.5), x)
-
-
-def reframe(images: Tensor, angle: Tensor, zoom: Tensor, shift: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate (radians), zoom and shift (in half widths) images (B, C, H, W), replicating their edges."""
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    theta = torch.cat([cos, -sin, shift[0], sin, cos, shift[1]], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ def test_linear_attention_takes_over_where_the_scores_are_more_numbers(length, c
 def test_a_short_series_is_computed_in_single_precision(dtype):
     query, key, value = (draw(2, 2, 8, 6, seed=seed).to(dtype) for seed in range(3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = attention._maclaurin_attention(query, key, value, 3, False, None)
+        found = attention._maclaurin_attention(query, key, value, 3, False, None, 6**-0.5)
     scores = torch.einsum("bhld,bhsd->bhls", query.double(), key.double()) / 6**0.5
     weights = 0.5 + 0.5 * (1 + scores).square()
     expected = torch.einsum("bhls,bhsd->bhld", weights / weights.sum(-1, keepdim=True), value.double())
@@ -235,7 +235,7 @@ def test_a_short_series_is_computed_in_single_precision(dtype):
 def test_weights_of_a_negative_sum_are_refused(length):
     ones = torch.ones(1, 1, length, 4)
     with pytest.raises(ValueError, match="even number of terms"):
-        attention._maclaurin_attention(-3 * ones, ones, ones, 2, False, None)
+        attention._maclaurin_attention(-3 * ones, ones, ones, 2, False, None, 0.5)
 
 
 def test_bad_sizes_and_kernels_are_refused():
@@ -282,7 +282,7 @@ def test_bfloat16_agrees_with_the_definition_in_float64(written_out, causal, pad
     query, key, value, direction = (draw(2, 2, length, 6, seed=seed).bfloat16() for seed in range(4))
     hidden = (torch.arange(length) >= torch.tensor([length, length - 4])[:, None])[:, None] if padded else None
     inputs = [x.clone().requires_grad_() for x in (query, key, value)]
-    found = attention._softmax_attention(*inputs, causal, hidden)
+    found = attention._softmax_attention(*inputs, causal, hidden, 6**-0.5)
     assert bool(fused) != written_out
     exact = [x.double().requires_grad_() for x in (query, key, value)]
     scores = torch.einsum("bhld,bhsd->bhls", *exact[:2]) / 6**0.5

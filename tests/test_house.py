@@ -16,18 +16,20 @@ LAYERS = {
     "embedded data": ["synthetic.*"],
     "images": ["image_data"],
     "training": ["utils"],
-    "scores and grids": ["common.classification", "common.grid"],
+    "scores and grids": ["common.classification", "common.geometry", "common.grid"],
     "downloads": ["download_octmnist", "download_ljspeech"],
     "Question 1's parts": ["q1.*"],
     "Question 1": ["q1_linear_attention"],
     "attention": ["attention"],
+    "the Vision Transformer": ["vision_transformer"],
     "Question 2's parts": ["q2.*"],
     "Question 2": ["hw2-q2"],
     "Question 3": ["asr.*"],
+    "deep feature learning": ["deep_features.*"],
     "publishing": ["publish.*"],
     "the top": ["demo.*", "benchmarks.*"],
 }
-SEPARATE = ["q2", "asr"]  # folders of questions and courses, which know nothing of each other
+SEPARATE = ["q2", "asr", "deep_features"]  # folders of questions and courses, which know nothing of each other
 
 
 def modules():

@@ -207,16 +207,6 @@ def test_smoothed_losses_equal_pytorchs():
     torch.testing.assert_close(strong.smoothed_losses(log_probs, labels, weights), expected * weights[labels])
 
 
-def test_reframe_moves_an_image_as_it_says():
-    image = torch.zeros(1, 1, 28, 28)
-    image[0, 0, 10, 6] = 1
-    one = torch.ones(1, 1, 1, 1)
-    shifted = strong.reframe(image, 0 * one, one, (one * 2 / 28, 0 * one))  # a pixel is 2/28 of a half width
-    assert shifted[0, 0, 10, 5] == pytest.approx(1, abs=1e-4)
-    turned = strong.reframe(image, one * torch.pi / 2, one, (0 * one, 0 * one))
-    torch.testing.assert_close(turned, torch.rot90(image, 1, (2, 3)), atol=1e-4, rtol=0)
-
-
 def test_augmentation_changes_every_image_differently_and_keeps_the_shape():
     utils.configure_seed(0)
     pixels = torch.from_numpy(scans.oct_scans(1, seed=0)[0]).float().div(255).expand(8, 1, 28, 28)

@@ -18,16 +18,6 @@ from synthetic import scans
 q2 = importlib.import_module("hw2-q2")
 
 
-@pytest.mark.parametrize(("down", "right"), [(1, 0), (-1, 0), (0, 3), (0, -3), (2, -4)])
-def test_a_shift_moves_the_inside_and_repeats_the_border(down, right):
-    images = torch.arange(2 * 3 * 9 * 8, dtype=torch.float32).view(2, 3, 9, 8)
-    found = shift.shifted(images, down, right)
-    for row in range(9):
-        for column in range(8):
-            source = images[:, :, min(max(row - down, 0), 8), min(max(column - right, 0), 7)]
-            assert torch.equal(found[:, :, row, column], source)
-
-
 class Brightest(nn.Module):
     """Features: the pixels; the class: the quarter of the width in which the brightest one lies."""
 

@@ -1,0 +1,106 @@
+"""The plots of this course's classifiers, from their result files (see `deep_features.plots`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import records
+import utils
+from deep_features.drawing import data_title, seeds_in_words
+
+MOST_LINES = 4
+TRIAL_KEYS = (
+    "history.*.train_loss:number", "history.*.val_accuracy?:number", "attention?.images.*.*:number",
+    "attention?.rollout.*.*:number", "attention?.positions.*.*:number",
+)  # fmt: skip
+STUDY_KEYS = (
+    "models.*.parameters:number", "models.*.metrics.*.accuracy.mean:number",
+    "models.*.metrics.*.accuracy.std:number?", *(f"models.*.trials.*.{key}" for key in TRIAL_KEYS),
+    *(f"retrained?.trials.*.{key}" for key in TRIAL_KEYS),
+)  # fmt: skip
+
+
+def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
+    """The plots that a result has. Raises ValueError for a file that does not hold what they need."""
+    result = records.load_result(path)
+    studied = bool(result["config"]["study"])
+    records.load_result(path, *(STUDY_KEYS if studied else TRIAL_KEYS))
+    found = {"accuracies": plot_accuracies} if studied else {"curves": plot_curves}
+    if "attention" in first_trial(result):
+        found |= {"attention": plot_attention, "positions": plot_positions}
+    return found
+
+
+def first_trial(result: dict) -> dict:
+    """The first trial of the network that was trained anew, or of the first variant; a single training itself."""
+    if "models" not in result:
+        return result
+    return result.get("retrained", next(iter(result["models"].values())))["trials"][0]
+
+
+@utils.plot_style()
+def plot_curves(result: dict) -> Figure:
+    """Training loss, and validation accuracy, per epoch."""
+    figure = Figure(figsize=(6.0, 2.5))
+    loss, accuracy = figure.subplots(1, 2)
+    utils.draw_curves(loss, [result["history"]], "train_loss")
+    utils.epoch_axis(loss, ylabel="training loss", ylim=(0, None))
+    if "val_accuracy" in result["history"][0]:
+        utils.draw_curves(accuracy, [result["history"]], "val_accuracy", 100)
+    utils.epoch_axis(accuracy, ylabel="validation accuracy (%)")
+    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+    return figure
+
+
+@utils.plot_style()
+def plot_accuracies(result: dict) -> Figure:
+    """The accuracy of each variant, with its deviation over seeds: of the test where all were tested."""
+    models = result["models"]
+    part = "test" if all("test" in model["metrics"] for model in models.values()) else "validation"
+    figure = Figure(figsize=(6.2, 0.8 + 0.27 * len(models)))
+    axes = figure.subplots()
+    for row, model in enumerate(models.values()):
+        metric = model["metrics"][part]["accuracy"]
+        axes.errorbar(
+            100 * metric["mean"], row, xerr=100 * (metric["std"] or 0), fmt="o", color=utils.COLOURS[0], ms=4, capsize=2
+        )
+    axes.set_yticks(range(len(models)), list(models), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{part} accuracy (%)")
+    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+    return figure
+
+
+@utils.plot_style()
+def plot_attention(result: dict) -> Figure:
+    """Validation images, and how much of each patch reaches the class token (rollout)."""
+    attention = first_trial(result)["attention"]
+    images, shares = np.reshape(attention["images"], (-1, 28, 28)), np.array(attention["rollout"])  # (B, N)
+    side = int(shares.shape[1] ** 0.5)
+    figure = Figure(figsize=(1.0 * len(images), 1.5))
+    for axes, image, share in zip(figure.subplots(1, len(images)), images, shares, strict=True):
+        axes.imshow(image, cmap="Greys", vmin=0, vmax=255, extent=(0, 1, 1, 0))
+        axes.imshow(share.reshape(side, side), cmap="Reds", alpha=0.55, extent=(0, 1, 1, 0), interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+    figure.suptitle(f"{data_title(result)}: patches that reach the class token (darker: more)", fontsize=9)
+    return figure
+
+
+@utils.plot_style()
+def plot_positions(result: dict) -> Figure:
+    """How alike the learned positions are: for each patch a map of its cosine with all."""
+    similarity = np.array(first_trial(result)["attention"]["positions"])  # (N, N)
+    side = int(len(similarity) ** 0.5)
+    figure = Figure(figsize=(3.4, 3.5))
+    panels = figure.subplots(side, side)
+    for axes, row in zip(panels.flat, similarity, strict=True):
+        axes.imshow(row.reshape(side, side), cmap="RdBu_r", vmin=-1, vmax=1)
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+    figure.suptitle(f"{data_title(result)}: likeness of learned positions,\na map for each patch", fontsize=9)
+    return figure

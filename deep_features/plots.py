@@ -1,0 +1,56 @@
+"""The plots of this course, from result files: `python -m deep_features.plots results/deep_features/*.json`."""
+
+from __future__ import annotations
+
+import command_line  # first, for Ctrl-C during the others
+
+# isort: split
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+import records
+import utils
+from command_line import flag
+from deep_features import attention_plots, autoencoder_plots, classifier_plots
+
+SCRIPTS = {  # of each the plots that a result has
+    "autoencoder": autoencoder_plots.plots,
+    "self_attention": attention_plots.plots,
+    "vit": classifier_plots.plots,
+}
+
+
+def draw(paths: Iterable[Path], out: str | Path) -> list[Path]:
+    """Draw every plot of each result, as OUT/deep_features/<run>-<plot>.pdf and .png. Raises ValueError for others."""
+    written = []
+    for path in paths:
+        result = records.load_result(path)
+        if result["question"] != "deep_features":
+            raise ValueError(f"{path} is no result of this course's scripts")
+        for name, plot in SCRIPTS[result["config"]["script"]](path).items():
+            written += utils.save_figure(plot(result), Path(out) / "deep_features" / f"{result['run']}-{name}", path)
+    return written
+
+
+@dataclass(frozen=True)
+class Config:
+    """The flags."""
+
+    results: tuple[Path, ...] = flag((), "result files of the scripts in deep_features/", positional=True)
+    out: str = flag("runs/plots", "folder for the plots")
+
+
+@command_line.entry_point
+def main(argv: list[str] | None = None) -> int:
+    config = command_line.parse(Config, argv, __doc__)
+    return command_line.for_each(sorted(config.results), lambda path: print(*draw([path], config.out), sep="\n"))
+
+
+if __name__ == "__main__":
+    matplotlib.use("Agg")
+    sys.exit(main())

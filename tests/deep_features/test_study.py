@@ -1,0 +1,77 @@
+"""Studies: which runs they compare, what they select, and that each run equals the same command by itself."""
+
+import json
+
+import pytest
+import torch
+
+from deep_features import autoencoder as ae
+from deep_features import study, vit
+
+
+def model_of(*histories, name="mse", epochs=None):
+    trials = [{"history": [{f"val_{name}": value} for value in history]} for history in histories]
+    return {"trials": trials, "settings": {"epochs": epochs or len(histories[0])}}
+
+
+def test_the_lowest_error_is_selected_at_one_of_the_epochs_that_are_read():
+    models = {"a": model_of([0.5] * 59 + [0.1], [0.5] * 59 + [0.3]), "b": model_of([0.4] * 39 + [0.15] + [0.9] * 20)}
+    choice = study.select(ae.Config(study="grid"), models)
+    assert choice == study.Choice("b", 40)
+    # without readings of its own a study takes the last epoch
+    assert study.select(ae.Config(study="improved"), models) == study.Choice("a", 60)
+
+
+def test_the_highest_accuracy_is_selected_over_the_mean_of_the_seeds():
+    models = {
+        "one lucky seed": model_of([0.99], [0.1], name="accuracy"),
+        "both good": model_of([0.9], [0.9], name="accuracy"),
+    }
+    assert study.select(vit.Config(study="recipe"), models).variant == "both good"
+
+
+def test_names_of_files_tell_configurations_apart():
+    configs = [each for name in ae.STUDIES for each in study.variants_of(ae.Config(study=name)).values()]
+    configs += [ae.Config(seed=1), ae.Config(dataset="digits"), ae.Config(all_training=True), ae.Config(train_size=10)]
+    names = {}
+    for config in configs:
+        settings = json.dumps(config.settings())
+        assert names.setdefault(config.run_name, settings) == settings
+
+
+def test_only_variants_beside_published_figures_see_the_test_images():
+    for settings in (ae.Config, vit.Config):
+        for name, each in settings.STUDIES.items():
+            variants = study.variants_of(settings(study=name)).values()
+            assert all(config.no_test != each.tested for config in variants)
+            assert not any(config.all_training for config in variants)
+
+
+def test_the_images_are_cut_as_asked_for():
+    data = study.load_data(ae.Config(dataset="digits", train_size=50, test_size=20))
+    assert data.describe()["sizes"] == {"train": 50, "val": 300, "test": 20}
+    whole = study.load_data(ae.Config(dataset="digits", all_training=True))
+    assert len(whole.train[1]) == 1497
+    assert torch.equal(whole.train[0][1197:], whole.val[0])
+
+
+@pytest.mark.slow
+def test_a_study_equals_its_runs_one_by_one(tmp_path):
+    flags = ["--dataset", "digits", "--epochs", "2", "--train_size", "200", "--out", str(tmp_path)]
+    assert ae.main([*flags, "--study", "improved", "--seeds", "3"]) == 0
+    path = tmp_path / "deep_features" / "autoencoder-digits-study-improved.json"
+    result = json.loads(path.read_text())
+    for name, variant in study.variants_of(ae.Config(dataset="digits", study="improved")).items():
+        alone = tmp_path / "alone"
+        extra = {k: v for k, v in vars(variant).items() if k in ("linear_code", "cycle", "learning_rate", "hidden_dim")}
+        words = [w for k, v in extra.items() if v for w in ([f"--{k}"] if v is True else [f"--{k}", str(v)])]
+        assert ae.main([*flags[:-1], str(alone), *words, "--seed", "3", "--no_test", "--overwrite"]) == 0
+        (single,) = [json.loads(p.read_text()) for p in alone.rglob("*.json")]
+        found = result["models"][name]["trials"][0]["history"]
+        assert [e["val_mse"] for e in found] == [e["val_mse"] for e in single["history"]]
+        for file in alone.rglob("*.*"):
+            file.unlink()
+    selected = min(result["models"], key=lambda n: result["models"][n]["trials"][0]["history"][-1]["val_mse"])
+    assert result["selected"]["variant"] == selected
+    assert result["metrics"]["test"] == result["retrained"]["metrics"]["test"]
+    assert result["retrained"]["settings"]["all_training"]
