@@ -22,8 +22,7 @@ WARM_UP = 0.1  # share of the steps of a cycle in which the learning rate rises
 
 def schedule_flag(default: str = "constant"):
     """The flag of the learning rate's course."""
-    return flag(default, "constant; decay, by 5 %% an epoch; cycle: up, then down to 0 as a cosine".replace("%%", "%"),
-                choices=SCHEDULES)  # fmt: skip
+    return flag(default, "constant; decay, by 5 % an epoch; cycle: up, then down to 0 as a cosine", choices=SCHEDULES)
 
 
 def scheduler(kind: str, optimizer: torch.optim.Optimizer, rate: float, steps: int, epochs: int):
@@ -88,5 +87,9 @@ def print_result(result: dict) -> None:
     if "retrained" in result:
         rows["{variant}, {epochs} epochs, trained anew".format(**result["selected"])] = result["retrained"]
     for name, model in rows.items():
-        cells = [f"{part} {records.spread(metrics['accuracy'], 100, 2)}" for part, metrics in model["metrics"].items()]
+        cells = [
+            f"{part} {records.spread(metrics['accuracy'], 100, 2)}"
+            + (f" (before fine-tuning {records.spread(metrics['before'], 100, 1)})" if "before" in metrics else "")
+            for part, metrics in model["metrics"].items()
+        ]
         print(f"  {name:45}{model['parameters']:10,}  {', '.join(cells)}")

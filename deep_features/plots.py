@@ -21,6 +21,8 @@ from deep_features import attention_plots, autoencoder_plots, classifier_plots
 SCRIPTS = {  # of each the plots that a result has
     "autoencoder": autoencoder_plots.plots,
     "self_attention": attention_plots.plots,
+    "cnn": classifier_plots.plots,
+    "stacked_autoencoder": classifier_plots.plots,
     "vit": classifier_plots.plots,
 }
 

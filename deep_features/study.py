@@ -28,7 +28,7 @@ from image_data import PARTS, ImageData, load_images
 
 QUESTION = "deep_features"
 # fields on which a trained network does not depend
-ASIDE = ("data_root", "study", "seeds", "no_test", "device", "out", "resume", "overwrite", "dry_run")
+ASIDE = ("data_root", "study", "example", "seeds", "no_test", "device", "out", "resume", "overwrite", "dry_run")
 PICTURES = ("reconstructions", "worst", "walk", "attention")  # of the first seed alone in a study's result
 DRY_RUN_BATCHES = 10
 SEEDS_OF_STUDY = (0, 1, 2)
@@ -156,17 +156,22 @@ def fit(
     optimizer: torch.optim.Optimizer,
     *,
     evaluate: Callable[[nn.Module], dict[str, float]],
+    phase: str = "",
+    epochs: int | None = None,
     **options,
 ) -> list[dict]:
-    """`utils.fit` as a configuration asks for it; without validation where its images are trained on."""
+    """`utils.fit` as a configuration asks for it; without validation where its images are trained on.
+
+    A training in several phases names each, and gives its epochs where they are not the configuration's.
+    """
     return utils.fit(
         model,
         utils.Batches(tensors, config.batch_size, config.seed),
         optimizer,
         evaluate=(lambda model: {}) if config.all_training else evaluate,
-        epochs=1 if config.dry_run else config.epochs,
+        epochs=1 if config.dry_run else epochs or config.epochs,
         seed=config.seed,
-        checkpoint=None if config.dry_run else config.file(".ckpt"),
+        checkpoint=None if config.dry_run else config.file(f"{phase}.ckpt"),
         config=config.settings() | {"data": data.digest},
         resume=config.resume,
         overwrite=config.overwrite,
