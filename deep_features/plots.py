@@ -7,11 +7,12 @@ import command_line  # first, for Ctrl-C during the others
 # isort: split
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+from matplotlib.figure import Figure
 
 import records
 import utils
@@ -27,14 +28,20 @@ SCRIPTS = {  # of each the plots that a result has
 }
 
 
+def plots_of(path: Path) -> dict[str, Callable[[dict], Figure]]:
+    """The plots that a result has. Raises ValueError for a file of another course, or without what they need."""
+    result = records.load_result(path, "config.script:text")
+    if result["question"] != "deep_features" or result["config"]["script"] not in SCRIPTS:
+        raise ValueError(f"{path} is no result of this course's scripts")
+    return SCRIPTS[result["config"]["script"]](path)
+
+
 def draw(paths: Iterable[Path], out: str | Path) -> list[Path]:
-    """Draw every plot of each result, as OUT/deep_features/<run>-<plot>.pdf and .png. Raises ValueError for others."""
+    """Draw every plot of each result, as OUT/deep_features/<run>-<plot>.pdf and .png."""
     written = []
     for path in paths:
         result = records.load_result(path)
-        if result["question"] != "deep_features":
-            raise ValueError(f"{path} is no result of this course's scripts")
-        for name, plot in SCRIPTS[result["config"]["script"]](path).items():
+        for name, plot in plots_of(path).items():
             written += utils.save_figure(plot(result), Path(out) / "deep_features" / f"{result['run']}-{name}", path)
     return written
 

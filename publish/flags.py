@@ -15,6 +15,11 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "q1_linear_attention.py": "q1_linear_attention",
     "hw2-q2.py": "hw2-q2",
     "-m asr": "asr.__main__",
+    "deep_features/autoencoder.py": "deep_features.autoencoder",
+    "deep_features/stacked_autoencoder.py": "deep_features.stacked_autoencoder",
+    "deep_features/cnn.py": "deep_features.cnn",
+    "deep_features/self_attention.py": "deep_features.self_attention",
+    "deep_features/vit.py": "deep_features.vit",
     "download_octmnist.py": "download_octmnist",
     "download_ljspeech.py": "download_ljspeech",
     "-m synthetic": "synthetic.__main__",
@@ -23,12 +28,13 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "-m q1.plots": "q1.plots",
     "-m q2.plots": "q2.plots",
     "-m asr.plots": "asr.plots",
+    "-m deep_features.plots": "deep_features.plots",
     "benchmarks/q1_attention.py": "benchmarks.q1_attention",
     "benchmarks/q2_training.py": "benchmarks.q2_training",
     "benchmarks/q3_silence.py": "benchmarks.q3_silence",
     "benchmarks/q3_throughput.py": "benchmarks.q3_throughput",
 }
-FOLDERS = (".", "q1", "q2", "asr", "common", "synthetic", "demo", "publish", "benchmarks")
+FOLDERS = (".", "q1", "q2", "asr", "deep_features", "common", "synthetic", "demo", "publish", "benchmarks")
 
 
 class Built(BaseException):

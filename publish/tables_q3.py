@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from asr.train import VALIDATION_CLIPS
 from common.catalogue import Run
 from publish import tables
 from publish.latex import Results, number, plain, spread, tabular
-from publish.verdicts import paired_bootstrap, verdict
+from publish.verdicts import fewer_errors, paired_bootstrap, verdict
 from q1.monomials import feature_dim
 
 SIMILARITIES = {"jaccard": "Jaccard", "cosine": "cosine", "damerau_levenshtein": "Dam.-Lev."}
@@ -36,9 +37,10 @@ KEYS = {
     "joint": q3.RECORDED_JOINT,
     "main-joint": q3.REVOICED_JOINT,
     "scratch": q3.SCRATCH,
+    "shipped": q3.SHIPPED,
     "maclaurin": q3.FEW_MACLAURIN,
 }
-IN_TEXT = (q3.FULL, q3.FEW, q3.REVOICED, q3.REVOICED_JOINT, q3.SCRATCH, q3.REHEARSED_RUN, q3.RECORDED_JOINT)
+IN_TEXT = (q3.FULL, q3.FEW, q3.REVOICED, q3.REVOICED_JOINT, q3.SHIPPED, q3.SCRATCH, q3.REHEARSED_RUN, q3.RECORDED_JOINT)
 
 
 def both(results: Results, run: Run) -> dict[str, list[dict]]:
@@ -63,7 +65,7 @@ def q3_numbers(results: Results) -> dict[str, str]:
         numbers[f"q3-{decoder}-diagonal"] = number(diagonal(found[0]["attention"]["weights"]), 3)
         for key, run in KEYS.items():
             numbers |= scores_of(f"q3-{key}", decoder, results.speech(run, decoder))
-    return numbers | by_length("q3", runs) | few_clips(results) | kernel(results) | {
+    return numbers | by_length("q3", runs) | few_clips(results) | shipped(results) | kernel(results) | {
         "q3-run": speech_plots.experiment(runs["lstm"][0]),
         "q3-data": speech_data(data),
         "q3-hop": f"{config['hop_ms']:g}",
@@ -106,8 +108,14 @@ def few_clips(results: Results) -> dict[str, str]:
     }
     for decoder, found in runs.items():
         numbers |= scores_of("q3-few", decoder, found)
-    for joint in joined:
-        key = f"q3-joined-{joint.name[-1]}"
+    return numbers | on_joined("q3-joined", results, joined)
+
+
+def on_joined(prefix: str, results: Results, runs: Iterable[Run]) -> dict[str, str]:
+    """What both decoders make of joined clips: error rates, insertions, the length of what they write."""
+    numbers = {}
+    for joint in runs:
+        key = f"{prefix}-{joint.name[-1]}"
         together = {decoder: results.needed_speech(joint, decoder) for decoder in speech_plots.NAMES}
         numbers[f"{key}-verdict"] = speech_verdict(together)
         for decoder, found in together.items():
@@ -118,6 +126,53 @@ def few_clips(results: Results) -> dict[str, str]:
                 f"{key}-{decoder}-length": spread(lengths, 1, 2),
             }
     return numbers
+
+
+def shipped(results: Results) -> dict[str, str]:
+    """Trainings that start from the shipped recognisers, of several seeds; nothing where they were not run."""
+    runs = both(results, q3.SHIPPED)
+    if not all(runs.values()):
+        return {}
+    few = {decoder: results.needed_speech(q3.FEW, decoder) for decoder in speech_plots.NAMES}
+    budget = runs["lstm"][0]["budget"]
+    return {
+        "q3-shipped-run": speech_plots.experiment(runs["lstm"][0]),
+        "q3-shipped-clips": number(budget["clips"]),
+        "q3-shipped-epochs": str(budget["epochs"]),
+        "q3-shipped-seeds": str(len(runs["lstm"])),
+        "q3-shipped-verdict": speech_verdict(runs),
+        "q3-order": order(few, runs),
+        **own_text(runs["transformer"][0]["attention"]["own"]),
+        **on_joined("q3-shipped", results, q3.SHIPPED_JOINED),
+        **on_joined("q3-shipped-joint", results, q3.SHIPPED_JOINT),
+    }
+
+
+def own_text(weights: list[list[float]]) -> dict[str, str]:
+    """How much of its self-attention (N, N) a decoder gives the two characters before each, and what follows."""
+    near = float(np.mean([sum(row[i - 2 : i]) for i, row in enumerate(weights) if i >= 2]))
+    short = "So it remembers less than it could: with the current one, these are three characters, like a trigram's."
+    return {
+        "q3-own-near": rf"{number(100 * near)}\,\%",
+        "q3-own-words": short if near > 0.9 else "The rest goes to characters further back.",
+    }
+
+
+def order(few: dict[str, list[dict]], much: dict[str, list[dict]]) -> str:
+    """Whether the better decoder of trainings from scratch is also that of trainings after a pre-training."""
+    early, late = (
+        fewer_errors({name: [run["metrics"]["test"]["cer"] for run in found] for name, found in runs.items()})
+        for runs in (few, much)
+    )
+    if early is None or late is None:
+        return "So the seeds do not show that pre-training changes which decoder is the better one."
+    names = speech_plots.NAMES
+    if early == late:
+        return f"So the {names[early]} is the better one with little training and with much."
+    return (
+        f"So both findings hold, each for its amount of training: with little, the {names[early]} is ahead, and with"
+        f" much, the {names[late]}. Why the order turns was not examined."
+    )
 
 
 def by_length(prefix: str, runs: dict[str, list[dict]]) -> dict[str, str]:
@@ -254,7 +309,11 @@ def earlier(results: Results, result: dict) -> list[tuple[int, int]]:
     start = result["config"].get("init")
     if not start:
         return []
-    before = results(f"q3/{Path(start).stem}")
+    if (records.ROOT / "checkpoints" / start).exists():  # the seed with the lowest validation error is shipped
+        runs = results.needed_speech(q3.REHEARSED_RUN, result["config"]["decoder"])
+        before = min(runs, key=lambda run: run["metrics"]["validation"]["cer"]["mean"])
+    else:
+        before = results(f"q3/{Path(start).stem}")
     return [*earlier(results, before), (before["budget"]["clips"], before["budget"]["epochs"])]
 
 

@@ -35,6 +35,11 @@ COMMANDS = {
         ("--checkpoint", FILE),
     ],
     "-m asr transcribe": [(NOWHERE,), (FILE,), (FOLDER,), (FILE, "--checkpoint", FOLDER)],
+    **{
+        f"deep_features/{script}.py": [("--data_root", NOWHERE), ("--dataset", "digits", "--out", FILE)]
+        for script in ("autoencoder", "stacked_autoencoder", "cnn", "vit")
+    },
+    "deep_features/self_attention.py": [("--out", FILE)],
     "download_octmnist.py": [("--root", FILE)],
     "download_ljspeech.py": [("--root", FILE)],
     "-m synthetic oct": [("--out", FOLDER)],
@@ -42,6 +47,7 @@ COMMANDS = {
     "-m q1.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
     "-m q2.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
     "-m asr.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
+    "-m deep_features.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
     "benchmarks/q1_attention.py": [("--out", FILE)],
     "benchmarks/q2_training.py": [("--out", FILE)],
     "benchmarks/q3_silence.py": [("--data", NOWHERE), ("--data", FILE)],
