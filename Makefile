@@ -12,7 +12,7 @@ SHORTLY = | { printf '  Collecting'; while read -r word name size; do case "$$wo
   Installing*) printf '\n  Installing all of it\n';; esac; done; }
 
 .NOTPARALLEL:
-.PHONY: help demo test homework homework-q1 homework-q2 homework-q3 notebooks benchmark publish tables reports \
+.PHONY: help demo test homework homework-q1 homework-q2 homework-q3 deep-features notebooks benchmark publish tables reports \
   submission test-rest test-all lint format clean
 
 help: ## list the targets
@@ -40,17 +40,17 @@ help: ## list the targets
 
 ## Try it
 
-demo: .venv/installed ## every question in brief, on synthetic data: offline, about three minutes
+demo: .venv/installed ## every course in brief: offline, about three minutes
 	@$(RUN) -m demo
 
-demo-q1: ## only Question 1's part of it; likewise demo-q2, demo-q3
+demo-q1: ## only Question 1's part of it; likewise demo-q2, demo-q3, demo-deep_features
 demo-%: .venv/installed
 	@$(RUN) -m demo --parts $*
 
 test: .venv/installed-dev ## the tests that take seconds
 	$(FAST_TESTS)
 
-test-q1: ## only those of Question 1; likewise test-q2, test-q3
+test-q1: ## only those of Question 1; likewise test-q2, test-q3, test-deep_features
 test-q3: TESTS := tests/asr
 test-%: .venv/installed-dev
 	$(FAST_TESTS) $(or $(TESTS),tests/$*)
@@ -77,6 +77,17 @@ homework-q3: .venv/installed
 	for decoder in lstm transformer; do $(RUN) -m asr train --decoder $$decoder --resume || exit; done
 	for decoder in lstm transformer; do for join in 2 3; do \
 	  $(RUN) -m asr evaluate --checkpoint runs/q3/LJSpeech-1.1-$$decoder-seed0.safetensors --join $$join || exit; done; done
+
+deep-features: .venv/installed ## deep feature learning on MNIST: every study, a night on two cores; refreshes the same
+	$(RUN) download_octmnist.py --dataset mnist
+	for study in grid improved linear published; do $(RUN) deep_features/autoencoder.py --study $$study --resume || exit; done
+	for study in published sizes labels; do $(RUN) deep_features/stacked_autoencoder.py --study $$study --resume || exit; done
+	for study in published factors best pixels; do $(RUN) deep_features/cnn.py --study $$study --resume || exit; done
+	$(RUN) deep_features/vit.py --study seven --seeds 0 --resume
+	for study in scale recipe fine; do $(RUN) deep_features/vit.py --study $$study --resume || exit; done
+	$(RUN) deep_features/self_attention.py
+	$(RUN) deep_features/self_attention.py --batch 32 --length 20 --dim 128 --query_dim 64 --value_dim 32
+	$(RUN) -m publish
 
 notebooks: .venv/installed-dev ## run every notebook from top to bottom, and keep its outputs
 	.venv/bin/jupyter execute --inplace --NotebookClient.record_timing=False hw2-q3.ipynb

@@ -129,7 +129,7 @@ def build(config: Config) -> Autoencoder:
 
 
 def squared_errors(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """The mean over the pixels of each image's squared error (B,) (eq:reconstruction)."""
+    """The mean over the pixels of each image's squared error (B,)."""
     (pixels,) = batch
     return F.mse_loss(model(pixels), pixels, reduction="none").mean(1)
 
@@ -149,7 +149,7 @@ def as_published(errors: Tensor) -> float:
 def pca(train: Tensor, pixels: Tensor, code_dim: int) -> Tensor:
     """Images (N, 784) from their projections onto the principal components of `train` (M, 784).
 
-    No linear autoencoder has a smaller error on `train` (eq:pca; Baldi and Hornik 1989).
+    No linear autoencoder has a smaller error on `train` (Baldi and Hornik 1989).
     """
     fitted = PCA(code_dim, svd_solver="covariance_eigh").fit(train.double().numpy())
     return torch.from_numpy(fitted.inverse_transform(fitted.transform(pixels.double().numpy())))

@@ -31,3 +31,9 @@ VIT = {
     (128, 8, 8, 256): 0.9844,
     (128, 8, 16, 256): 0.9869,
 }
+
+# Test accuracies of stacked autoencoders before and after fine-tuning, 6,000 training and 1,000 test images drawn anew
+# for every phase, 60 epochs of batches of 64. An earlier run, of unknown length, gave .182 and .926.
+STACKED = {"784-256-64-10": (0.272, 0.949), "784-128-64-10": (0.119, 0.954)}
+# Test accuracies of CNNs on 2,000 images after 20 epochs on 10,000; the second stood beside the first one's layers.
+CNN = {"49,302 parameters, 10,000 images": 0.979, "901,866 parameters, 10,000 images": 0.991}

@@ -19,22 +19,15 @@ NETWORKS = {  # the classifiers: what they are, their command, and flags beyond 
 
 def on_digits(out: Path) -> Section:
     """Run all five scripts, each in seconds."""
+    scripts = {
+        "self_attention": (self_attention, ()),
+        "autoencoder": (autoencoder, (*DIGITS, "--epochs", "30", "--batch_size", "16")),
+        **{name: (module, (*DIGITS, *flags)) for module, name, flags in NETWORKS.values()},
+    }
     commands = [
-        call(self_attention.main, "python deep_features/self_attention.py", "--out", str(out)),
-        call(
-            autoencoder.main,
-            "python deep_features/autoencoder.py",
-            *DIGITS,
-            "--epochs",
-            "30",
-            "--batch_size",
-            "16",
-            "--out",
-            str(out),
-        ),
+        call(module.main, f"python deep_features/{name}.py", *flags, "--out", str(out))
+        for name, (module, flags) in scripts.items()
     ]
-    for module, name, flags in NETWORKS.values():
-        commands.append(call(module.main, f"python deep_features/{name}.py", *DIGITS, *flags, "--out", str(out)))
     networks = {what: saved(out, name) for what, (_, name, _) in NETWORKS.items()}
     rebuilt = saved(out, "autoencoder")
     stem = out / "plots" / "deep_features"

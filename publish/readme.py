@@ -13,6 +13,7 @@ from asr import runs as q3
 from asr.metrics import NOT_CONVERGED
 from common.catalogue import NotRun, Run
 from publish.answers import answers, error_rates, fewer_errors
+from publish.deep_features import autoencoder_figures, autoencoders, classifiers, deep_features_runs
 from publish.flags import flags, layout
 from publish.tables import (
     PACKAGE,
@@ -62,7 +63,7 @@ def demo(root: Path) -> str:
     if not path.exists():
         return f"```\n{DEMO_OUTPUT.as_posix()} is not there yet: make demo writes it as runs/demo/summary.txt\n```"
     lines = path.read_text().strip().splitlines()
-    headlines = [line for title, line in itertools.pairwise(lines) if title.startswith("Question ")]
+    headlines = [line for title, line in itertools.pairwise(lines) if title.endswith(" s)")]
     return "\n".join(["```", lines[0], *headlines, *lines[-2:], "```"])
 
 
@@ -197,6 +198,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "files-3-recorded": files_3_recorded,
     "scores-3": question_3,
     "scores-3-recorded": question_3_recorded,
+    "autoencoders": lambda root: unbroken(autoencoders(root)),
+    "autoencoder-figures": lambda root: unbroken(autoencoder_figures(root)),
+    "classifiers": lambda root: unbroken(classifiers(root)),
+    "runs-deep-features": deep_features_runs,
     "peers": peers,
     "speed": speed,
     "speed-files": speed_files,

@@ -33,7 +33,6 @@ def test_a_published_mean_is_a_tenth_of_the_mean():
     assert ae.as_published(errors) == pytest.approx(0.025)
 
 
-@pytest.mark.equation("eq:pca")
 def test_pca_is_the_best_linear_autoencoder():
     pixels = load_images("digits").pixels("train").flatten(1).double()  # (N, 784)
     centred = pixels - pixels.mean(0)
