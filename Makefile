@@ -98,6 +98,7 @@ benchmark: .venv/installed-benchmark ## speed against peers and the course's way
 	$(RUN) benchmarks/q2_training.py
 	$(RUN) benchmarks/q3_throughput.py
 	$(RUN) benchmarks/q3_silence.py
+	$(RUN) benchmarks/deep_features.py
 	$(RUN) -m publish
 
 ## Publish

@@ -12,7 +12,6 @@ import command_line  # first, for Ctrl-C during the others
 
 import importlib
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,10 +23,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm import tqdm
 
 import records
 import utils
+from benchmarks.timing import compare, print_ratios
 from command_line import COUNT, check_flags, flag
 from image_data import load_images
 from q2.comparison import SWEEP_LEARNING_RATES, train_side_by_side
@@ -84,15 +83,6 @@ def our_sweep(root: str, epochs: int) -> float:
         rates = [replace(base, learning_rate=rate) for rate in SWEEP_LEARNING_RATES]
         train_side_by_side([replace(rate, seed=seed) for rate in rates for seed in range(SEEDS)], data)
     return time.perf_counter() - start
-
-
-def compare(what: str, baseline, ours, repetitions: int, per_second: int | None = None) -> dict:
-    """Time two contenders in turn; `per_second` turns seconds into items per second."""
-    times = [(baseline(), ours()) for _ in tqdm(range(repetitions), what)]
-    show = (lambda seconds: per_second / seconds) if per_second else float
-    sides = {side: [show(pair[i]) for pair in times] for i, side in enumerate(("baseline", "ours"))}
-    sides["ratio"] = [first / second for first, second in times]
-    return {"what": what, **{side: {"median": statistics.median(v), "values": v} for side, v in sides.items()}}
 
 
 @dataclass(frozen=True)
@@ -157,9 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         "seconds": time.perf_counter() - start,
     }
     path = records.save_results(Path(args.out), result)
-    for row in metrics.values():
-        baseline, ours, ratio = (row[side]["median"] for side in ("baseline", "ours", "ratio"))
-        print(f"{row['what']}: {baseline:.1f} -> {ours:.1f}, ratio {ratio:.2f}")
+    print_ratios(metrics)
     print(path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import records
-from common.catalogue import Run, plots
+from common.catalogue import Run, checked, plots, ratio_keys
 from deep_features.plots import draw, plots_of
 
 
@@ -65,5 +65,12 @@ SELF_ATTENTION = tuple(
         ),
     )
 )
+TRAINING = {"grid": "s", "vit_epoch": "images/s"}  # row of the benchmark: its unit
+SPEED = Run(
+    "the grid and an epoch, timed",
+    "deep_features/training-speed",
+    "python benchmarks/deep_features.py",
+    load=checked(*ratio_keys(TRAINING), "peak_bytes.*:number", "share_of_matrix_product:number"),
+)
 STUDIES = (*AUTOENCODERS, *STACKED, *CNNS, *VITS)
-RUNS = (*STUDIES, *SELF_ATTENTION)
+RUNS = (*STUDIES, *SELF_ATTENTION, SPEED)

@@ -29,6 +29,7 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "-m q2.plots": "q2.plots",
     "-m asr.plots": "asr.plots",
     "-m deep_features.plots": "deep_features.plots",
+    "benchmarks/deep_features.py": "benchmarks.deep_features",
     "benchmarks/q1_attention.py": "benchmarks.q1_attention",
     "benchmarks/q2_training.py": "benchmarks.q2_training",
     "benchmarks/q3_silence.py": "benchmarks.q3_silence",

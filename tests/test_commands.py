@@ -48,6 +48,7 @@ COMMANDS = {
     "-m q2.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
     "-m asr.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
     "-m deep_features.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
+    "benchmarks/deep_features.py": [("--data_root", NOWHERE)],
     "benchmarks/q1_attention.py": [("--out", FILE)],
     "benchmarks/q2_training.py": [("--out", FILE)],
     "benchmarks/q3_silence.py": [("--data", NOWHERE), ("--data", FILE)],
