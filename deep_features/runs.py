@@ -23,12 +23,11 @@ def study(what: str, script: str, name: str, *kinds: str, flags: str = "") -> Ru
 
 
 PICTURES = ("curves", "reconstructions", "worst", "walk")
-AUTOENCODERS = (
-    study("batch size x code x epochs", "autoencoder", "grid", *PICTURES, "grid", "dead_units"),
-    study("what improves an autoencoder, code of 128", "autoencoder", "improved", *PICTURES),
-    study("linear autoencoders, beside PCA", "autoencoder", "linear", *PICTURES),
-    study("an autoencoder as published", "autoencoder", "published", *PICTURES),
-)
+GRID = study("batch size x code x epochs", "autoencoder", "grid", *PICTURES, "grid", "dead_units")
+IMPROVED = study("what improves an autoencoder, code of 128", "autoencoder", "improved", *PICTURES)
+LINEAR = study("linear autoencoders, beside PCA", "autoencoder", "linear", *PICTURES)
+AS_PUBLISHED = study("an autoencoder as published", "autoencoder", "published", *PICTURES)
+AUTOENCODERS = (GRID, IMPROVED, LINEAR, AS_PUBLISHED)
 STACKED = (
     study("stacked autoencoders as published", "stacked_autoencoder", "published", "accuracies"),
     study("numbers and sizes of layers", "stacked_autoencoder", "sizes", "accuracies"),

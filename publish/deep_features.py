@@ -1,7 +1,8 @@
-"""The tables of docs/deep-features.md: every study, its variants, and the published figures beside them."""
+"""The tables of deep feature learning, for its page in docs/ and for its report: every study, every variant."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from common.catalogue import Run
@@ -9,11 +10,11 @@ from deep_features import published, runs
 from publish.tables import bash, not_run, run_rows, table
 from records import mean_std, spread
 
-
-def deep_features_runs(root: Path) -> str:
-    """Every run of this course: time, result file, figures, command."""
-    header = table(["MNIST (real) unless it says otherwise", "result", "time", "figures"], run_rows(root, runs.RUNS))
-    return f"{header}\n\n{bash(run.command for run in runs.RUNS)}"
+Find = Callable[[Run], dict | None]  # a run's result, or None where it was not run
+CLASSIFIERS = (*runs.STACKED, *runs.CNNS, *runs.VITS)
+CLASSIFIER_HEADER = ("study", "variant", "seeds", "parameters", "validation (%)", "test (%)", "published (%)")
+AUTOENCODER_HEADER = ("study", "variant", "seeds", "parameters", "validation", "test")
+FIGURES_HEADER = ("published as", "value", "what it is", "so, in thousandths", "measured here")
 
 
 def vit_name(sizes: tuple[int, int, int, int]) -> str:
@@ -35,12 +36,11 @@ def networks(result: dict) -> dict[str, dict]:
     return result["models"] | {name: result["retrained"]}
 
 
-def classifiers(root: Path) -> str:
-    """Accuracies of every variant of every study of classifiers."""
-    header = ("study", "variant", "seeds", "parameters", "validation (%)", "test (%)", "published (%)")
+def classifier_rows(find: Find, studies: Iterable[Run] = CLASSIFIERS) -> list[list[str]]:
+    """Accuracies of every variant of studies of classifiers."""
     rows = []
-    for run in (*runs.STACKED, *runs.CNNS, *runs.VITS):
-        result = run.find(root)
+    for run in studies:
+        result = find(run)
         if result is None:
             rows.append([run.what, "", *not_run(run.command, 5)])
             continue
@@ -48,7 +48,7 @@ def classifiers(root: Path) -> str:
             cells = [accuracy(model["metrics"].get(part)) for part in ("validation", "test")]
             known = f"{100 * PUBLISHED[name]:.1f}" if name in PUBLISHED else ""
             rows.append([run.what, name, str(len(model["trials"])), f"{model['parameters']:,}", *cells, known])
-    return table(header, rows)
+    return rows
 
 
 def accuracy(scores: dict | None) -> str:
@@ -59,12 +59,11 @@ def accuracy(scores: dict | None) -> str:
     return before + spread(scores["accuracy"], 100, 2)
 
 
-def autoencoders(root: Path) -> str:
+def autoencoder_rows(find: Find) -> list[list[str]]:
     """Mean squared errors of every variant, in thousandths, with PCA and the mean image."""
-    header = ("study", "variant", "seeds", "parameters", "validation", "test")
     rows = []
     for run in runs.AUTOENCODERS:
-        result = run.find(root)
+        result = find(run)
         if result is None:
             rows.append([run.what, "", *not_run(run.command, 4)])
             continue
@@ -74,26 +73,51 @@ def autoencoders(root: Path) -> str:
             scores = [model["metrics"].get(part) for part in ("validation", "test")]
             cells = [spread(each["mse"], 1000, 2) if each else "" for each in scores]
             rows.append([run.what, name, str(len(model["trials"])), f"{model['parameters']:,}", *cells])
-    return table(header, rows)
+    return rows
 
 
-def autoencoder_figures(root: Path) -> str:
+def figure_rows(find: Find) -> list[list[str]]:
     """The published figures of autoencoders: as they stand, what they mean, and the same measured here."""
-    header = ("published as", "value", "what it is", "that is, in thousandths", "measured here, in thousandths")
-    run: Run = runs.AUTOENCODERS[-1]
-    result, grid = run.find(root), runs.AUTOENCODERS[0].find(root)
-    ours = result and next(iter(result["models"].values()))
-    means = ours and spread(ours["metrics"]["test"]["mse"], 1000, 2)
-    as_published = ours and mean_std([trial["as_published"] for trial in ours["trials"]])
-    best = grid and grid["models"].get("batch 64, code 128")
+    run, grid = runs.AS_PUBLISHED, find(runs.GRID)
+    result, best = find(run), grid and grid["models"].get("batch 64, code 128")
+    here = f"not run here: `{run.command}`"
+    if result:
+        (ours,) = result["models"].values()
+        by_that_sum = spread(mean_std([trial["as_published"] for trial in ours["trials"]]), 1, 6)
+        here = f"{spread(ours['metrics']['test']['mse'], 1000, 2)} ({by_that_sum} by that sum)"
     sum_of = f"a sum over {published.TEST_IMAGES:,} images, divided by {published.DIVISOR:,}"
     scale = 1000 * published.DIVISOR / published.TEST_IMAGES
     validation, test, baseline = published.AUTOENCODER_BEST, published.AUTOENCODER_TEST, published.AUTOENCODER_BASELINE
-    here = f"{means} (and {spread(as_published, 1, 6)} by that sum)" if ours else f"not run here: `{run.command}`"
-    rows = [
-        [validation.what, f"{validation.value:.5f}", "a mean", f"{1000 * validation.value:.2f}",
-         spread(best["metrics"]["validation"]["mse"], 1000, 2) if best else ""],
+    in_the_grid = (
+        spread(best["metrics"]["validation"]["mse"], 1000, 2) if best else f"not run here: `{runs.GRID.command}`"
+    )
+    return [
+        [validation.what, f"{validation.value:.5f}", "a mean", f"{1000 * validation.value:.2f}", in_the_grid],
         [test.what, f"{test.value:.6f}", sum_of, f"{scale * test.value:.2f}", here],
         [baseline.what, f"{baseline.value:.6f}", sum_of, f"{scale * baseline.value:.1f}", "its settings are not known"],
-    ]  # fmt: skip
-    return table(header, rows)
+    ]
+
+
+# --- for docs/ ---------------------------------------------------------------------------------------
+
+
+def in_results(root: Path) -> Find:
+    return lambda run: run.find(root)
+
+
+def deep_features_runs(root: Path) -> str:
+    """Every run of this course: time, result file, figures, command."""
+    header = table(["MNIST (real) unless it says otherwise", "result", "time", "figures"], run_rows(root, runs.RUNS))
+    return f"{header}\n\n{bash(run.command for run in runs.RUNS)}"
+
+
+def classifiers(root: Path) -> str:
+    return table(CLASSIFIER_HEADER, classifier_rows(in_results(root)))
+
+
+def autoencoders(root: Path) -> str:
+    return table(AUTOENCODER_HEADER, autoencoder_rows(in_results(root)))
+
+
+def autoencoder_figures(root: Path) -> str:
+    return table(FIGURES_HEADER, figure_rows(in_results(root)))

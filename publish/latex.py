@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import records
 from common.catalogue import Run
 from publish import catalogue
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report: report/<name>.tex, its sections in report/<folder>/, and what publish makes for it.
+
+    `numbers` are functions of results that give what \\result{key} stands for; `tables` those of its generated files.
+    """
+
+    name: str
+    folder: str
+    numbers: tuple[Callable[[Results], dict[str, str]], ...]
+    tables: dict[str, Callable[[Results], str]]
 
 
 class Results:

@@ -1,119 +1,38 @@
-"""The report's numbers and tables, from results/: report/generated/*.tex.
+"""The reports' numbers and tables, from results/: report/generated/*.tex.
 
 In the text \\result{key} stands for a number, or a phrase that depends on one. Each file names the result files that it
-was made from, with their SHA-256. Where the homework's own data was used (OCTMNIST, the whole of LJ Speech), the report
-is about that; otherwise about what stands in for it.
+was made from, with their SHA-256.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import records
-from asr import plots as speech_plots
-from asr import runs as q3
 from command_line import say
-from publish.latex import Results, define, number, plain, tabular
-from publish.tables_q1 import q1_numbers, q1_peers, q1_speed
-from publish.tables_q2 import q2_data, q2_layers, q2_numbers, q2_results
-from publish.tables_q3 import (
-    SIMILARITIES,
-    q3_all,
-    q3_main,
-    q3_numbers,
-    q3_pairs,
-    q3_results,
-    q3_transcripts,
-    speech_data,
-)
+from publish import deep_features_report, homework_report
+from publish.latex import Document, Results, define, plain, tabular
 
 REPORT = records.ROOT / "report"
+DOCUMENTS = {each.name: each for each in (homework_report.DOCUMENT, deep_features_report.DOCUMENT)}
 
 
-def method_numbers(results: Results) -> dict[str, str]:
-    environment = results("q1/attention-speed")["environment"]
-    missing = "could not be downloaded where these results were made;"
-    images = "PneumoniaMNIST (real) and OCT-like scans (synthetic) stand in for it."
-    speech = "its texts, spoken by espeak-ng (synthetic), and its first 345 clips (recorded) stand in for it."
-    sentences = [
-        *([] if results.exists("q2/octmnist-sweep") else [f"OCTMNIST {missing} {images}"]),
-        *([] if q3_main(results) is q3.FULL else [f"The whole of LJ Speech {missing} {speech}"]),
-    ]
-    machine = f"{environment['cores']} cores ({plain(environment['platform'])}), {environment['gpu'] or 'no GPU'}"
-    return {
-        "method-missing": " ".join(sentences),
-        "method-machine": f"{machine}, PyTorch {environment['torch']}",
-    }
-
-
-def data_table(results: Results) -> str:
-    """What each result was measured on."""
-    rows = [["1", "random queries and keys", "synthetic", "", "", "", ""]]
-    for name in q2_data(results):
-        data = results(f"q2/{name}-sweep")["data"]
-        kind = data["source"]
-        sizes = [number(data["sizes"][part]) for part in ("train", "val", "test")]
-        rows.append(["2", plain(data["name"]), kind, *sizes, ""])
-    described = {}
-    for run in q3.ON_SYNTHETIC + q3.ON_RECORDED_SPEECH:
-        for result in results.speech(run, "transformer"):
-            described.setdefault(result["data"]["name"], result["data"])
-    for data in described.values():
-        sizes = [number(data["sizes"][part]) for part in ("train", "validation", "test")]
-        kind = "recorded" if data["source"] == "real" else "synthetic"
-        words = speech_data(data).removesuffix(f" ({kind})")
-        rows.append(["3", words, kind, *sizes, number(sum(data["hours"].values()), 1)])
-    return tabular("clrrrrr", ["question", "data", "", "training", "validation", "test", "hours"], rows)
-
-
-def published(results: Results) -> str:
-    """Figures of others, which no run of this repository made."""
-    path = REPORT / "published.json"
-    content = path.read_bytes()
-    results.read["report/published.json"] = hashlib.sha256(content).hexdigest()
-    figures, rows = json.loads(content), []
-    for row in figures["speech"]:
-        values = [number(row[name], 3) if row[name] is not None else "" for name in ("loss", *SIMILARITIES)]
-        rows.append([speech_plots.NAMES[row["decoder"]], str(row["epochs"]), *values])
-    speech = tabular("lrrrrr", ["LJ Speech (recorded)", "epochs", "loss", *SIMILARITIES.values()], rows)
-    rows = [[row["network"], number(row["auc"], 3), number(100 * row["accuracy"], 1)] for row in figures["images"]]
-    images = tabular("lrr", ["PneumoniaMNIST (real)", "AUC", r"accuracy (\%)"], rows)
-    return speech + r"\hfill" + "\n" + images
-
-
-def numbers(results: Results) -> str:
+def numbers(document: Document, results: Results) -> str:
     """The definitions behind \\result."""
     lines = []
-    for group in (q1_numbers, q2_numbers, q3_numbers, method_numbers):
+    for group in document.numbers:
         try:
             lines += [define(key, value) for key, value in group(results).items()]
         except FileNotFoundError as error:  # a text about them does not compile
-            say(f"note: numbers are missing from the report: {error}")
+            say(f"note: numbers are missing from the {document.name}: {error}")
     return "\n".join(lines)
 
 
-FILES: dict[str, Callable[[Results], str]] = {
-    "numbers": numbers,
-    "q1-speed": q1_speed,
-    "q1-peers": q1_peers,
-    "q2-layers": q2_layers,
-    "q2-results": q2_results,
-    "q3-results": q3_results,
-    "q3-all": q3_all,
-    "q3-transcripts": q3_transcripts,
-    "q3-pairs": q3_pairs,
-    "data": data_table,
-    "published": published,
-}
-
-
-def build(root: Path) -> dict[str, str]:
-    """The contents of each generated file, by name, from the results under `root`."""
+def build(document: Document, root: Path) -> dict[str, str]:
+    """The contents of each generated file of a document, by name, from the results under `root`."""
     texts = {}
-    for name, make in FILES.items():
+    for name, make in {"numbers": lambda results: numbers(document, results), **document.tables}.items():
         results = Results(root)
         try:
             body = make(results)
@@ -124,16 +43,29 @@ def build(root: Path) -> dict[str, str]:
     return texts
 
 
-def hash_of_sources() -> str:
-    """SHA-256 of all that the report is typeset from, but for the plots, which carry hashes of their own."""
-    paths = [path for path in sorted(REPORT.rglob("*.tex")) if path.name != "sources.tex"]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+def sources(document: Document) -> list[Path]:
+    """All that a document is typeset from, but for the plots, which carry hashes of their own."""
+    shared = [REPORT / "contributions.tex"] if document is homework_report.DOCUMENT else []
+    folders = (REPORT / document.folder, generated(document))
+    written = [path for folder in folders for path in sorted(folder.glob("*.tex")) if path.name != "sources.tex"]
+    return [REPORT / f"{document.name}.tex", *shared, *written]
+
+
+def generated(document: Document) -> Path:
+    """The folder of a document's generated files."""
+    return REPORT / "generated" / document.name
+
+
+def hash_of_sources(document: Document) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources(document))).hexdigest()
 
 
 def write() -> None:
-    """Write report/generated/*.tex anew, with a note where the report is not yet complete."""
+    """Write report/generated/ anew, with a note where the homework's report is not yet complete."""
     if "To be filled in by the group" in (REPORT / "contributions.tex").read_text():
         say("note: report/contributions.tex does not say yet who did what, for which the homework takes ten points")
-    for name, text in build(records.ROOT).items():
-        records.write_file(REPORT / "generated" / name, text.encode())
-    records.write_file(REPORT / "generated" / "sources.tex", define("sources", f"sha256:{hash_of_sources()}").encode())
+    for document in DOCUMENTS.values():
+        for name, text in build(document, records.ROOT).items():
+            records.write_file(generated(document) / name, text.encode())
+        digest = define("sources", f"sha256:{hash_of_sources(document)}")
+        records.write_file(generated(document) / "sources.tex", digest.encode())

@@ -19,14 +19,20 @@ SEVEN = {  # (dim, depth, heads, MLP) of the exercise, and the parameters that i
 }
 
 
+@pytest.mark.equation("eq:vit-parameters")
 @pytest.mark.parametrize(("sizes", "expected"), SEVEN.items())
 def test_the_exercise_s_variant_has_its_number_of_parameters(sizes, expected):
     dim, depth, heads, mlp_dim = sizes
     with torch.device("meta"):
         model = VisionTransformer(dim=dim, depth=depth, num_heads=heads, mlp_dim=mlp_dim, exercise=True)
     assert get_number_trainable_params(model) == expected
+    patch, count = 49, 16  # values of a patch, and patches
+    block = 4 * dim**2 + 6 * dim + 2 * dim * mlp_dim + mlp_dim
+    head = (dim + 1) * mlp_dim + 10 * (mlp_dim + 1)
+    assert (patch + 1) * dim + (count + 2) * dim + depth * block + head == expected
 
 
+@pytest.mark.equation("eq:patch-embedding")
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 12)])
 def test_patches_are_cut_row_by_row(shape):
     size = 4
@@ -79,6 +85,7 @@ def by_hand(model, images, scale, exercise):
     return torch.stack(found)
 
 
+@pytest.mark.equation("eq:pre-norm")
 @pytest.mark.parametrize(("exercise", "scale"), [(False, None), (True, 12**-0.5)])
 def test_scores_are_those_computed_by_hand(exercise, scale):
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from deep_features import study
 from image_data import load_images
 
 
+@pytest.mark.equation("eq:autoencoder")
 def test_the_exercise_s_autoencoder_is_its_formula():
     torch.manual_seed(0)
     model = ae.Autoencoder(code_dim=5).double()
@@ -33,6 +34,7 @@ def test_a_published_mean_is_a_tenth_of_the_mean():
     assert ae.as_published(errors) == pytest.approx(0.025)
 
 
+@pytest.mark.equation("eq:pca")
 def test_pca_is_the_best_linear_autoencoder():
     pixels = load_images("digits").pixels("train").flatten(1).double()  # (N, 784)
     centred = pixels - pixels.mean(0)

@@ -10,6 +10,7 @@ from common.classification import get_number_trainable_params
 from deep_features import classifier, cnn, convolution, study
 
 
+@pytest.mark.equation("eq:convolution")
 def test_the_worked_example(capsys):
     assert cnn.main(["--example"]) == 0
     printed = capsys.readouterr().out
@@ -31,6 +32,7 @@ def test_loops_and_the_matrix_product_are_pytorch_s_convolution(channels, kernel
     torch.testing.assert_close(looped, expected[0, 0])
 
 
+@pytest.mark.equation("eq:output-size")
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(1, 4), st.integers(0, 3), st.integers(1, 4))
 @settings(max_examples=100, deadline=None)
 def test_the_size_of_the_output_is_pytorch_s(size, kernel, stride, padding, dilation):
@@ -103,6 +105,7 @@ def test_networks_that_cannot_be_are_refused(flags, words):
         cnn.Config(**flags)
 
 
+@pytest.mark.equation("eq:standard-error")
 def test_the_standard_error_is_that_of_many_draws():
     torch.manual_seed(0)
     shares = (torch.rand(4000, 500) < 0.9).double().mean(1)

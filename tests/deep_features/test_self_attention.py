@@ -15,6 +15,7 @@ def test_all_implementations_agree(flags):
         assert max(kind.values()) < sa.TOLERANCE
 
 
+@pytest.mark.equation("eq:self-attention")
 def test_two_tokens_by_hand():
     x = np.array([[1.0, 0.0], [0.0, 2.0]])
     w_query, w_key, w_value = np.array([[np.log(2)], [0.0]]), np.array([[1.0], [0.0]]), np.array([[3.0], [6.0]])

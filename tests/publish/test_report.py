@@ -12,21 +12,37 @@ import numpy as np
 import pytest
 
 import records
+from deep_features import runs as deep_features
 from publish import latex, report, tables_q2, tables_q3
+from publish.report import DOCUMENTS
 
 REPORT = records.ROOT / "report"
-
-SECTIONS = {path.name: path.read_text() for path in sorted((REPORT / "sections").glob("*.tex"))}
-TEXT = "\n".join(SECTIONS.values())
+HOMEWORK, DEEP_FEATURES = DOCUMENTS["report"], DOCUMENTS["deep_features"]
+SECTIONS = {
+    f"{document.folder}/{path.name}": path.read_text()
+    for document in DOCUMENTS.values()
+    for path in sorted((REPORT / document.folder).glob("*.tex"))
+}
+every_document = pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
 PROMISED = {
     f"eq:{name}"
     for name in (
+        "standard-error", "autoencoder", "pca", "convolution", "output-size", "self-attention", "patch-embedding",
+        "pre-norm", "vit-parameters",
         "softmax-attention", "phi-3", "dim-3", "dim-3-symmetric", "dim-K", "dim-K-symmetric", "linear-attention",
         "normaliser", "cost-linear", "crossover", "remainder", "positivity", "conv-size", "parameters", "multi-head",
         "residual-layer", "sub-block", "cross-block", "positions", "lstm-gates", "lstm-state",
         "jaccard", "cosine", "damerau-levenshtein", "wer",
     )
 }  # fmt: skip
+
+
+def text_of(document):
+    return "\n".join(text for name, text in SECTIONS.items() if name.startswith(f"{document.folder}/"))
+
+
+def numbers_of(texts):
+    return dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", texts["numbers.tex"]))
 
 
 def sha256(path):
@@ -50,7 +66,7 @@ def marked_labels():
 
 
 def labels():
-    return re.findall(r"\\label\{(eq:[^}]+)\}", TEXT)
+    return re.findall(r"\\label\{(eq:[^}]+)\}", "\n".join(SECTIONS.values()))
 
 
 def test_every_promised_equation_stands_in_the_report_once():
@@ -79,34 +95,47 @@ def test_every_displayed_line_has_a_label():
             assert all(line.count(r"\label{eq:") == 1 for line in lines), body
 
 
-def test_every_reference_has_its_target():
-    targets = set(re.findall(r"\\label\{([^}]+)\}", TEXT))
-    assert set(re.findall(r"\\(?:eq)?ref\{([^}]+)\}", TEXT)) <= targets
+@every_document
+def test_every_reference_has_its_target(document):
+    text = text_of(document)
+    targets = set(re.findall(r"\\label\{([^}]+)\}", text))
+    assert set(re.findall(r"\\(?:eq)?ref\{([^}]+)\}", text)) <= targets
     floats = {target for target in targets if target.startswith(("fig:", "tab:"))}
-    assert floats == {target for target in re.findall(r"\\ref\{([^}]+)\}", TEXT) if target in floats}
-    cited = {key for keys in re.findall(r"\\cite\{([^}]+)\}", TEXT) for key in keys.split(",")}
-    assert cited == set(re.findall(r"\\bibitem\{([^}]+)\}", TEXT))
+    assert floats == {target for target in re.findall(r"\\ref\{([^}]+)\}", text) if target in floats}
+    cited = {key for keys in re.findall(r"\\cite\{([^}]+)\}", text) for key in keys.split(",")}
+    assert cited == set(re.findall(r"\\bibitem\{([^}]+)\}", text))
 
 
 # --- numbers and tables ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def built():
-    return report.build(records.ROOT)
+def every_build():
+    return {name: report.build(document, records.ROOT) for name, document in DOCUMENTS.items()}
 
 
-def test_generated_files_are_what_the_results_give(built):
-    generated = {path.name: path.read_text() for path in (REPORT / "generated").glob("*.tex")}
+@pytest.fixture
+def built(every_build):
+    return every_build["report"]
+
+
+@every_document
+def test_generated_files_are_what_the_results_give(document, every_build):
+    generated = {path.name: path.read_text() for path in report.generated(document).glob("*.tex")}
     generated.pop("sources.tex")
-    assert generated == built, "run make reports"
+    assert generated == every_build[document.name], "run make reports"
 
 
-@pytest.mark.parametrize("name", sorted(f"{name}.tex" for name in report.FILES))
-def test_generated_files_name_their_sources_with_their_hashes(name):
-    text = (REPORT / "generated" / name).read_text()
+@pytest.mark.parametrize(
+    ("document", "name"),
+    [(document, f"{name}.tex") for document in DOCUMENTS.values() for name in ("numbers", *document.tables)],
+    ids=lambda part: getattr(part, "name", part),
+)
+def test_generated_files_name_their_sources_with_their_hashes(document, name):
+    text = (report.generated(document) / name).read_text()
     sources = re.findall(r"^%   (\S+) sha256:(\w{64})$", text, re.MULTILINE)
-    assert sources or name in ("q2-layers.tex", "q3-pairs.tex")  # from the network and from texts, not from results
+    # two are made from the network and from texts, not from results
+    assert sources or "not run here" in text or name in ("q2-layers.tex", "q3-pairs.tex")
     for path, digest in sources:
         assert digest == sha256(records.ROOT / path), f"{name} is older than {path}: run make reports"
 
@@ -117,7 +146,7 @@ def test_a_changed_result_changes_the_tables(tmp_path, built):
     sweep = json.loads(path.read_text())
     next(iter(sweep["models"].values()))["metrics"]["test"]["accuracy"]["mean"] = 0.4321
     path.write_text(json.dumps(sweep))
-    changed = report.build(tmp_path)
+    changed = report.build(HOMEWORK, tmp_path)
     assert {name for name in built if built[name] != changed[name]} >= {"numbers.tex", "q2-results.tex"}
     assert "$43.2" in changed["q2-results.tex"]
     assert changed["q1-speed.tex"] == built["q1-speed.tex"]
@@ -125,7 +154,7 @@ def test_a_changed_result_changes_the_tables(tmp_path, built):
 
 def test_what_was_not_run_is_a_row_and_a_note(tmp_path, built, capsys):
     shutil.copytree(records.ROOT / "results" / "q1", tmp_path / "results" / "q1")
-    texts = report.build(tmp_path)
+    texts = report.build(HOMEWORK, tmp_path)
     assert texts["q1-speed.tex"] == built["q1-speed.tex"]
     for name in ("q2-results.tex", "q3-transcripts.tex", "data.tex"):
         assert "not run here" in texts[name]
@@ -146,7 +175,7 @@ def test_results_of_the_homeworks_own_data_take_over(tmp_path):
         text = path.read_text().replace('"synthetic"', '"real"').replace("revoiced-2000", "LJSpeech-1.1")
         name = path.name.replace("revoiced-2000", "LJSpeech-1.1").replace("revoiced", "LJSpeech-1.1")
         path.with_name(name).write_text(text.replace("revoiced", "LJSpeech-1.1"))
-    text = report.build(tmp_path)["numbers.tex"]
+    text = report.build(HOMEWORK, tmp_path)["numbers.tex"]
     numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", text))
     assert numbers["q2-data"] == "OCTMNIST (real)"
     assert numbers["q2-run"] == "octmnist-sweep"
@@ -155,16 +184,18 @@ def test_results_of_the_homeworks_own_data_take_over(tmp_path):
     assert numbers["method-missing"] == ""
 
 
-def test_every_number_asked_for_is_there(built):
-    numbers = set(re.findall(r"result@(.+?)\\endcsname", built["numbers.tex"]))
-    assert set(re.findall(r"\\result\{([^}]+)\}", TEXT)) <= numbers
+@every_document
+def test_every_number_asked_for_is_there(document, every_build):
+    numbers = set(re.findall(r"result@(.+?)\\endcsname", every_build[document.name]["numbers.tex"]))
+    assert set(re.findall(r"\\result\{([^}]+)\}", text_of(document))) <= numbers
 
 
-def test_no_table_is_typed_by_hand():
-    for name, text in SECTIONS.items():
-        assert not re.search(r"\\begin\{(tabular|array|longtable)", text), name
-    inputs = re.findall(r"\\input\{generated/([^}]+)\}", TEXT)
-    assert sorted(inputs) == sorted(name for name in report.FILES if name != "numbers")
+@every_document
+def test_no_table_is_typed_by_hand(document):
+    text = text_of(document)
+    assert not re.search(r"\\begin\{(tabular|array|longtable)", text)
+    inputs = re.findall(rf"\\input\{{generated/{document.name}/([^}}]+)\}}", text)
+    assert sorted(inputs) == sorted(document.tables)
 
 
 def prose(text):
@@ -185,7 +216,7 @@ def test_no_measured_number_is_typed_by_hand(name):
 
 def test_numbers_agree_with_the_results(built):
     """A few of them, read from the files by other code."""
-    numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", built["numbers.tex"]))
+    numbers = numbers_of(built)
     sweep = json.loads((records.ROOT / "results" / "q2" / "synthetic-oct-sweep.json").read_text())
     trials = sweep["models"]["no_maxpool-sgd-lr0.1"]["trials"]
     accuracies = [100 * trial["test"]["accuracy"] for trial in trials]
@@ -204,7 +235,7 @@ def test_numbers_agree_with_the_results(built):
 
 
 def test_the_kernels_paragraph_agrees_with_the_results(built):
-    numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", built["numbers.tex"]))
+    numbers = numbers_of(built)
     folder = records.ROOT / "results" / "q3"
     softmax, series = (
         [json.loads(path.read_text()) for path in sorted(folder.glob(f"revoiced-2000-{kernel}transformer-seed?.json"))]
@@ -290,25 +321,39 @@ def test_plots_are_drawn_from_the_results_that_stand_there(path):
         assert digest.decode() in known, f"{path} is older than results/: run make publish"
 
 
-def test_figures_of_the_report_are_plots_that_stand_there(built):
-    numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", built["numbers.tex"]))
-    used = re.findall(r"\\includegraphics(?:\[.*?\])?\{((?:[^{}]|\{[^{}]*\})+)\}", TEXT)
+def test_figures_of_the_homeworks_report_are_plots_that_stand_there(built):
+    numbers = numbers_of(built)
+    used = re.findall(r"\\includegraphics(?:\[.*?\])?\{((?:[^{}]|\{[^{}]*\})+)\}", text_of(HOMEWORK))
     assert used
     for name in used:
         plot = re.sub(r"\\result\{(.*?)\}", lambda match: numbers[match[1]], name)
         assert (records.ROOT / "plots" / f"{plot}.pdf").exists(), plot
 
 
-def test_the_document_was_made_from_these_sources_and_plots():
-    own, *plots = sorted(
-        subjects(REPORT / "report.pdf"), key=lambda found: found != [report.hash_of_sources().encode()]
-    )
-    assert own == [report.hash_of_sources().encode()], "report.pdf is older than its sources: run make reports"
+def test_figures_of_deep_feature_learning_are_those_of_its_catalogue():
+    """A figure of a study that was not run is missing, and the text says so; but its name is that of a figure."""
+    used = re.findall(r"\\drawn\{.*?\}\{(.*?)\}", text_of(DEEP_FEATURES))
+    figures = {name for run in deep_features.RUNS for name in run.figures}
+    assert used
+    assert {f"deep_features/{name}" for name in used} <= figures
+
+
+@every_document
+def test_the_document_was_made_from_these_sources_and_plots(document):
+    digest, pdf = report.hash_of_sources(document).encode(), REPORT / f"{document.name}.pdf"
+    own, *plots = sorted(subjects(pdf), key=lambda found: found != [digest])
+    assert own == [digest], f"{pdf.name} is older than its sources: run make reports"
     known = results_by_hash()
     assert plots
     assert all(digest.decode() in known for plot in plots for digest in plot), (
-        "report.pdf holds older plots: run make reports"
+        f"{pdf.name} holds older plots: run make reports"
     )
+
+
+@pytest.mark.skipif(shutil.which("pdfinfo") is None, reason="needs poppler-utils")
+def test_the_report_of_deep_feature_learning_is_short():
+    info = subprocess.run(["pdfinfo", REPORT / "deep_features.pdf"], capture_output=True, text=True, check=True).stdout
+    assert int(re.search(r"Pages: +(\d+)", info)[1]) <= 10
 
 
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="needs poppler-utils")
@@ -317,7 +362,7 @@ def test_the_document_is_short_and_shows_the_numbers(built):
     assert int(re.search(r"Pages: +(\d+)", info)[1]) <= 15  # the last is the appendix
     command = ["pdftotext", "-layout", REPORT / "report.pdf", "-"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    numbers = dict(re.findall(r"result@(.+?)\\endcsname\{(.*)\}", built["numbers.tex"]))
+    numbers = numbers_of(built)
     for key in ("q1-features-64", "q1-memory-package", "q2-strided-adds", "q3-lstm-parameters"):
         assert numbers[key].replace("{,}", ",").replace(r"\,MiB", "") in text
     assert "??" not in text
