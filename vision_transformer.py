@@ -12,7 +12,7 @@ from attention import MultiHeadAttention
 
 
 class PreNormBlock(nn.Module):
-    """x + attention(LayerNorm(x)), then the same with an MLP: (B, N + 1, D) -> (B, N + 1, D)."""
+    """x + attention(LayerNorm(x)), then the same with an MLP: (B, N + 1, D) -> (B, N + 1, D) (eq:pre-norm)."""
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, dropout: float, qkv_bias: bool, scale: float | None):
         super().__init__()
@@ -40,7 +40,7 @@ class VisionTransformer(nn.Module):
     """Class scores (B, num_classes) of images (B, C, height, width).
 
     A class token and the patches, each an affine function of its pixels, get learned positions and pass through `depth`
-    blocks; the class token's features, normalised, make the scores. `exercise` is the variant of
+    blocks (eq:patch-embedding); the class token's features, normalised, make the scores. `exercise` is the variant of
     the MNIST exercise: queries, keys and values without biases, no final norm, and a head with a hidden layer of
     `mlp_dim` units. `scale` multiplies the scores of attention, by default 1 / sqrt(head dimension).
     Raises ValueError for an image that is no whole number of patches high and wide.

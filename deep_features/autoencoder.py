@@ -93,9 +93,10 @@ class Config(Settings):
 
 
 class Autoencoder(nn.Module):
-    """sigmoid(W' relu(W x + b) + b') for pixels x in [0, 1], with an optional hidden layer on both sides of the code.
+    """sigmoid(W' relu(W x + b) + b') for pixels x in [0, 1] (eq:autoencoder).
 
-    `linear` leaves out both functions; `linear_code` the rectifier alone.
+    `hidden_dim` adds a hidden layer on both sides of the code. `linear` leaves out both functions; `linear_code` the
+    rectifier alone.
     """
 
     def __init__(self, code_dim: int, hidden_dim: int = 0, linear_code: bool = False, linear: bool = False):
@@ -149,7 +150,7 @@ def as_published(errors: Tensor) -> float:
 def pca(train: Tensor, pixels: Tensor, code_dim: int) -> Tensor:
     """Images (N, 784) from their projections onto the principal components of `train` (M, 784).
 
-    No linear autoencoder has a smaller error on `train` (Baldi and Hornik 1989).
+    No linear autoencoder has a smaller error on `train` (eq:pca; Baldi and Hornik 1989).
     """
     fitted = PCA(code_dim, svd_solver="covariance_eigh").fit(train.double().numpy())
     return torch.from_numpy(fitted.inverse_transform(fitted.transform(pixels.double().numpy())))

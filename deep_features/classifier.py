@@ -75,7 +75,7 @@ def train(
 
 
 def standard_error(accuracy: float, count: int) -> float:
-    """Of the share of right answers among `count` independent images."""
+    """Of the share of right answers among `count` independent images (eq:standard-error)."""
     return math.sqrt(accuracy * (1 - accuracy) / count)
 
 

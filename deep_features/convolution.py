@@ -15,13 +15,13 @@ SIGNAL, FILTER = (2, 5, 4, 1, 3, 7), (1, 0, 1)  # and that in one dimension
 
 
 def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
-    """Positions that a kernel can take along a side; 0 where it does not fit."""
+    """Positions that a kernel can take along a side (eq:output-size); 0 where it does not fit."""
     reach = dilation * (kernel - 1) + 1  # pixels from its first to its last
     return max(0, (size + 2 * padding - reach) // stride + 1)
 
 
 def by_loops(image: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
-    """One channel (H, W) with one kernel (K, K), position by position."""
+    """One channel (H, W) with one kernel (K, K), position by position (eq:convolution)."""
     rows, columns = (output_size(size, kernel.shape[0], stride) for size in image.shape)
     output = torch.zeros(rows, columns, dtype=image.dtype)
     for i in range(rows):

@@ -49,7 +49,7 @@ def attention_weights(x: np.ndarray, w_query: np.ndarray, w_key: np.ndarray) -> 
 
 
 def self_attention(x: np.ndarray, w_query: np.ndarray, w_key: np.ndarray, w_value: np.ndarray) -> np.ndarray:
-    """Each token as the mean of all values, by its weights: x (..., L, N) -> (..., L, V)."""
+    """Each token as the mean of all values, by its weights (eq:self-attention): x (..., L, N) -> (..., L, V)."""
     return attention_weights(x, w_query, w_key) @ (x @ w_value)
 
 
