@@ -170,7 +170,7 @@ def interval(metric: dict, scale: float, digits: int) -> str:
 
 def files_3(root: Path) -> str:
     """Result files and figures of Question 3, on synthetic speech."""
-    evaluations = (*q3.JOINED, *q3.SHIPPED_JOINED, *q3.SHIPPED_JOINT)
+    evaluations = (*q3.JOINED, *q3.SHIPPED_JOINED, q3.SHIPPED_JOINT)
     commands = bash(run.shown_command for run in evaluations)
     return f"{speech_files(root, 'data', (*q3.ON_SYNTHETIC, *evaluations))}\n\n{commands}"
 

@@ -144,7 +144,7 @@ def shipped(results: Results) -> dict[str, str]:
         "q3-order": order(few, runs),
         **own_text(runs["transformer"][0]["attention"]["own"]),
         **on_joined("q3-shipped", results, q3.SHIPPED_JOINED),
-        **on_joined("q3-shipped-joint", results, q3.SHIPPED_JOINT),
+        **on_joined("q3-shipped-joint", results, [q3.SHIPPED_JOINT]),
     }
 
 
