@@ -88,6 +88,8 @@ class Settings:
 
     def __post_init__(self):
         check_flags(self)
+        if self.seeds != SEEDS_OF_STUDY and not self.study:
+            raise ValueError("--seeds goes with --study: one training has a --seed")
 
     def settings(self) -> dict:
         """What a trained network depends on."""

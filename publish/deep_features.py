@@ -7,12 +7,15 @@ from pathlib import Path
 
 from common.catalogue import Run
 from deep_features import published, runs
+from deep_features.classifier import standard_error
 from publish.tables import bash, not_run, run_rows, table
 from records import mean_std, spread
 
 Find = Callable[[Run], dict | None]  # a run's result, or None where it was not run
 CLASSIFIERS = (*runs.STACKED, *runs.CNNS, *runs.VITS)
-CLASSIFIER_HEADER = ("study", "variant", "seeds", "parameters", "validation (%)", "test (%)", "published (%)")
+CLASSIFIER_HEADER = (
+    "study", "variant", "seeds", "parameters", "validation (%)", "test (%)", "of the images", "published (%)"
+)  # fmt: skip
 AUTOENCODER_HEADER = ("study", "variant", "seeds", "parameters", "validation", "test")
 FIGURES_HEADER = ("published as", "value", "what it is", "so, in thousandths", "measured here")
 
@@ -42,13 +45,22 @@ def classifier_rows(find: Find, studies: Iterable[Run] = CLASSIFIERS) -> list[li
     for run in studies:
         result = find(run)
         if result is None:
-            rows.append([run.what, "", *not_run(run.command, 5)])
+            rows.append([run.what, "", *not_run(run.command, 6)])
             continue
         for name, model in networks(result).items():
             cells = [accuracy(model["metrics"].get(part)) for part in ("validation", "test")]
+            cells.append(error_of_images(model, result["data"]["sizes"]["test"]))
             known = f"{100 * PUBLISHED[name]:.1f}" if name in PUBLISHED else ""
             rows.append([run.what, name, str(len(model["trials"])), f"{model['parameters']:,}", *cells, known])
     return rows
+
+
+def error_of_images(model: dict, count: int) -> str:
+    """The standard error, in points, that a test accuracy has by the number of its images."""
+    if "test" not in model["metrics"]:
+        return ""
+    share, few = model["metrics"]["test"]["accuracy"]["mean"], model["settings"]["test_size"]
+    return f"{100 * standard_error(share, few or count):.2f}"
 
 
 def accuracy(scores: dict | None) -> str:

@@ -247,7 +247,7 @@ def autoencoder_figures(results: Results) -> str:
 def classifiers(studies: tuple[Run, ...]) -> Callable[[Results], str]:
     def make(results: Results) -> str:
         rows = deep_features.classifier_rows(find_in(results), studies)
-        return shown(rows, "lrrrrr", deep_features.CLASSIFIER_HEADER)
+        return shown(rows, "lrrrrrr", deep_features.CLASSIFIER_HEADER)
 
     return make
 
