@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from asr import runs as q3
+from assignments import runs as assignments
 from common.catalogue import Run
 from deep_features import runs as deep_features
 from q1 import runs as q1
 from q2 import runs as q2
 
-QUESTIONS = {"q1": q1.RUNS, "q2": q2.RUNS, "q3": q3.RUNS, "deep_features": deep_features.RUNS}
+QUESTIONS = {
+    "q1": q1.RUNS,
+    "q2": q2.RUNS,
+    "q3": q3.RUNS,
+    "deep_features": deep_features.RUNS,
+    "assignments": assignments.RUNS,
+}
 RUNS = tuple(run for runs in QUESTIONS.values() for run in runs)
 
 

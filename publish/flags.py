@@ -20,6 +20,7 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "deep_features/cnn.py": "deep_features.cnn",
     "deep_features/self_attention.py": "deep_features.self_attention",
     "deep_features/vit.py": "deep_features.vit",
+    "assignments/hw1/mlp.py": "assignments.hw1.digits",
     "download_octmnist.py": "download_octmnist",
     "download_ljspeech.py": "download_ljspeech",
     "-m synthetic": "synthetic.__main__",
@@ -35,7 +36,19 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "benchmarks/q3_silence.py": "benchmarks.q3_silence",
     "benchmarks/q3_throughput.py": "benchmarks.q3_throughput",
 }
-FOLDERS = (".", "q1", "q2", "asr", "deep_features", "common", "synthetic", "demo", "publish", "benchmarks")
+FOLDERS = (
+    ".",
+    "q1",
+    "q2",
+    "asr",
+    "deep_features",
+    "assignments/hw1",
+    "common",
+    "synthetic",
+    "demo",
+    "publish",
+    "benchmarks",
+)
 
 
 class Built(BaseException):

@@ -10,6 +10,7 @@ import records
 from asr import plots as speech_plots
 from asr import runs as q3
 from asr.metrics import NOT_CONVERGED
+from assignments import runs as assignments
 from common.catalogue import NotRun, Run
 from q1 import runs as q1
 from q2 import runs as q2
@@ -73,6 +74,12 @@ def runs_2(root: Path) -> str:
     runs = [*q2.TRAINED, *q2.SHIFTS.values()]
     header = table(["data", "result", "time", "figures"], run_rows(root, runs))
     return f"{header}\n\n{bash(run.command for run in runs)}"
+
+
+def runs_assignments(root: Path) -> str:
+    """The assignments: time, result file, figures, command."""
+    header = table(["data", "result", "time", "figures"], run_rows(root, assignments.RUNS))
+    return f"{header}\n\n{bash(run.command for run in assignments.RUNS)}"
 
 
 def network(model: dict) -> str:

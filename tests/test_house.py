@@ -26,10 +26,16 @@ LAYERS = {
     "Question 2": ["hw2-q2"],
     "Question 3": ["asr.*"],
     "deep feature learning": ["deep_features.*"],
+    "assignments": ["assignments.*", "assignments.hw1.*"],
     "publishing": ["publish.*"],
     "the top": ["demo.*", "benchmarks.*"],
 }
-SEPARATE = ["q2", "asr", "deep_features"]  # folders of questions and courses, which know nothing of each other
+SEPARATE = [
+    "q2",
+    "asr",
+    "deep_features",
+    "assignments",
+]  # folders of questions and courses, which know nothing of each other
 
 
 def modules():

@@ -1,0 +1,1 @@
+"""Homework 1: backpropagation by hand."""
