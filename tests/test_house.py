@@ -26,7 +26,8 @@ LAYERS = {
     "Question 2": ["hw2-q2"],
     "Question 3": ["asr.*"],
     "deep feature learning": ["deep_features.*"],
-    "assignments": ["assignments.*", "assignments.hw1.*"],
+    "assignments' parts": ["assignments.hw1.*", "assignments.hw2.*"],
+    "assignments": ["assignments.*"],
     "publishing": ["publish.*"],
     "the top": ["demo.*", "benchmarks.*"],
 }

@@ -1,0 +1,1 @@
+"""Homework 2: convolutional and recurrent networks."""
