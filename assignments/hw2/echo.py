@@ -60,7 +60,7 @@ class EchoDataset(IterableDataset):
 
 
 class VariableDelayEchoDataset(IterableDataset):
-    """The same with a delay of its own for each sequence, at most `max_delay`: (sequence, delay, what is to be said)."""
+    """The same with a delay of its own for each sequence, up to `max_delay`: (sequence, delay, answer)."""
 
     def __init__(self, max_delay: int = 8, seq_length: int = 20, size: int = 1000, seed: int | None = None):
         self.max_delay, self.seq_length, self.size, self.seed = max_delay, seq_length, size, seed
