@@ -187,15 +187,19 @@ def flags_of(settings: Any) -> list[str]:
 
 def program() -> str:
     """The command that this process runs, as one types it after python."""
-    script = Path(sys.argv[0])
+    script = Path(sys.argv[0]).absolute()
     if script.name == "__main__.py":
         return f"python -m {script.parent.name}"
-    in_package, by_path = (script.parent / "__init__.py").exists(), sys.modules["__main__"].__spec__ is None
-    if in_package:
-        return (
-            f"python {script.parent.name}/{script.name}" if by_path else f"python -m {script.parent.name}.{script.stem}"
-        )
-    return script.name
+    parts = [script.name]
+    for folder in script.parents:
+        if not (folder / "__init__.py").exists():
+            break
+        parts.insert(0, folder.name)
+    if len(parts) == 1:
+        return script.name
+    if sys.modules["__main__"].__spec__ is None:  # named by its path
+        return f"python {'/'.join(parts)}"
+    return f"python -m {'.'.join(parts).removesuffix('.py')}"
 
 
 def find_files(names: Iterable[str], suffixes: Collection[str]) -> list[Path]:

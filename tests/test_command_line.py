@@ -311,3 +311,20 @@ def test_exit_codes_that_are_accepted(tmp_path):
     command = script(tmp_path, "import sys, pathlib; pathlib.Path(__file__).with_suffix('.done').touch(); sys.exit(3)")
     command_line.side_by_side({tmp_path / f"{name}.log": command for name in "abc"}, accepted=(0, 3))
     assert (tmp_path / "script.done").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "by_path", "expected"),
+    [
+        ("hw2-q2.py", True, "hw2-q2.py"),
+        ("benchmarks/q2_training.py", True, "q2_training.py"),
+        ("deep_features/vit.py", True, "python deep_features/vit.py"),
+        ("assignments/hw1/mlp.py", True, "python assignments/hw1/mlp.py"),
+        ("q1/plots.py", False, "python -m q1.plots"),
+        ("asr/__main__.py", False, "python -m asr"),
+    ],
+)
+def test_a_command_is_called_as_one_types_it(path, by_path, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(records.ROOT / path)])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None if by_path else object())
+    assert command_line.program() == expected
