@@ -325,6 +325,6 @@ def test_exit_codes_that_are_accepted(tmp_path):
     ],
 )
 def test_a_command_is_called_as_one_types_it(path, by_path, expected, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(records.ROOT / path)])
+    monkeypatch.setattr(sys, "argv", [str(ROOT / path)])
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None if by_path else object())
     assert command_line.program() == expected
