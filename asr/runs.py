@@ -59,8 +59,8 @@ SHIPPED_JOINED = joined(
     "{} re-voiced test clips in a row (synthetic), after the shipped recognisers", "revoiced", SHIPPED_NAME, SEEDS
 )
 SHIPPED_JOINT, _ = joined(
-    "{} re-voiced test clips in a row (synthetic), after those, joint search", "revoiced", SHIPPED_NAME, SEEDS,
-    (JOINT, JOINT_FLAGS),
+    "{} re-voiced test clips in a row (synthetic), after those, joint search", "revoiced", SHIPPED_NAME,
+    search=(JOINT, JOINT_FLAGS),
 )  # fmt: skip
 REVOICED = training(
     "its texts, espeak-ng (synthetic), after the many voices",
