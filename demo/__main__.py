@@ -83,8 +83,11 @@ def told(section: Section) -> list[str]:
     for sound in section.sounds:
         lines += [f"  said     {sound.said}", f"  written  {sound.written}"]
     lines += [*section.lines, *(f"Picture: {picture.path}" for picture in section.pictures[:1])]
+    whole = {"break_on_hyphens": False, "break_long_words": False}  # a path is not broken
     return [
-        wrapped for line in lines for wrapped in textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        wrapped
+        for line in lines
+        for wrapped in textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="  ", **whole)
     ]
 
 

@@ -144,7 +144,7 @@ def shipped(results: Results) -> dict[str, str]:
         "q3-order": order(few, runs),
         **own_text(runs["transformer"][0]["attention"]["own"]),
         **on_joined("q3-shipped", results, q3.SHIPPED_JOINED),
-        **on_joined("q3-shipped-joint", results, [q3.SHIPPED_JOINT]),
+        "q3-joined-search": joined_search(results),
     }
 
 
@@ -156,6 +156,18 @@ def own_text(weights: list[list[float]]) -> dict[str, str]:
         "q3-own-near": rf"{number(100 * near)}\,\%",
         "q3-own-words": short if near > 0.9 else "The rest goes to characters further back.",
     }
+
+
+def joined_search(results: Results) -> str:
+    """What the joint search makes of two clips in a row; nothing where it was not run."""
+    found = both(results, q3.SHIPPED_JOINT)
+    if not all(found.values()):
+        return ""
+    lstm, transformer = (scores_of("", decoder, runs)[f"-{decoder}-cer"] for decoder, runs in found.items())
+    return (
+        "With the joint search (one seed), whose CTC head keeps the place in the sound, it is"
+        f" {lstm} and {transformer}: {speech_verdict(found)}."
+    )
 
 
 def order(few: dict[str, list[dict]], much: dict[str, list[dict]]) -> str:
