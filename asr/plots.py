@@ -64,15 +64,14 @@ def draw(paths: Iterable[Path], out: str | Path) -> list[Path]:
     """Draw every plot of one experiment, given by its result files, as OUT/q3/<experiment>-<plot>.pdf and .png."""
     results = {path: load_speech(path) for path in paths}
     trained = {path: result for path, result in results.items() if "history" in result}
-    own = {path: result for path, result in trained.items() if "own" in result["attention"]}
     plots = {
         "loss": (plot_loss, trained),
         "scores": (plot_scores, trained),
         "length": (plot_length, trained),
         "attention": (plot_attention, trained),
     }
-    if own:
-        plots["self_attention"] = plot_self_attention, own
+    if any("own" in result["attention"] for result in trained.values()):
+        plots["self_attention"] = plot_self_attention, trained
     if len(results) > len(trained):
         plots["joined"] = plot_joined, results
     written = []
@@ -225,8 +224,8 @@ def plot_joined(results: list[dict]) -> Figure:
 
 @utils.plot_style()
 def plot_self_attention(results: list[dict]) -> Figure:
-    """Where the Transformer decoder of the first result looks in its own text, character by character."""
-    result, figure = results[0], Figure(figsize=(4.4, 3.9))
+    """Where the first Transformer decoder looks in its own text, character by character."""
+    result, figure = next(each for each in results if "own" in each["attention"]), Figure(figsize=(4.4, 3.9))
     attention = result["attention"]
     weights, axes = np.array(attention["own"]), figure.subplots()  # (N, N)
     axes.imshow(weights, cmap="Greys", vmin=0, vmax=max(0.1, weights[2:].max()), interpolation="nearest")

@@ -241,7 +241,7 @@ def test_parts_of_one_question(tmp_path, monkeypatch, capsys):
         "Part q3-b (about 40 s)",
     ]
     assert demo.main(["--parts", "q3", "q9"]) == 2
-    assert capsys.readouterr().err.endswith("--parts is ('q3', 'q9'), but must be of q1, q2, q3\n")
+    assert capsys.readouterr().err.endswith("--parts is ('q3', 'q9'), but must be of q1, q2, q3, deep_features\n")
 
 
 @pytest.mark.slow
