@@ -38,7 +38,6 @@ from image_data import ImageData
 
 PIXELS = 28 * 28
 BATCHES, CODES = (16, 32, 64), (32, 64, 128)
-WARM_UP = 0.1  # share of the steps of a cycle in which the learning rate rises
 SHOWN, STEPS = 6, 8  # images that a result keeps: reconstructed ones, and those of a walk between two
 IMPROVEMENTS = {  # what the improved recipe has beyond the exercise, one after another
     "as the grid's best": {},
@@ -185,9 +184,7 @@ def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
     options = {}
     if config.cycle:
         steps = config.epochs * -(-len(train) // config.batch_size)
-        options["scheduler"] = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, config.learning_rate, total_steps=steps, pct_start=WARM_UP
-        )
+        options["scheduler"] = study.cycle(optimizer, steps)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         return {"val_mse": errors_of(model, validation).mean().item(), "dead_units": dead_units(model, validation)}

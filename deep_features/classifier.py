@@ -11,13 +11,13 @@ from torch import Tensor, nn
 import records
 from command_line import flag
 from common.classification import confusion_matrix, predict
+from common.geometry import jitter
 from deep_features import study
 from deep_features.study import Settings
 from image_data import ImageData
 
 SCHEDULES = ("constant", "decay", "cycle")
 DECAY = 0.95  # of the learning rate, an epoch
-WARM_UP = 0.1  # share of the steps of a cycle in which the learning rate rises
 
 
 def schedule_flag(default: str = "constant"):
@@ -25,10 +25,10 @@ def schedule_flag(default: str = "constant"):
     return flag(default, "constant; decay, by 5 % an epoch; cycle: up, then down to 0 as a cosine", choices=SCHEDULES)
 
 
-def scheduler(kind: str, optimizer: torch.optim.Optimizer, rate: float, steps: int, epochs: int):
+def scheduler(kind: str, optimizer: torch.optim.Optimizer, steps: int, epochs: int):
     """The scheduler of one of SCHEDULES, which advances once per step; None for a constant rate."""
     if kind == "cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps * epochs, pct_start=WARM_UP)
+        return study.cycle(optimizer, steps * epochs)
     if kind == "decay":
         return torch.optim.lr_scheduler.StepLR(optimizer, steps, DECAY)
     return None
@@ -48,21 +48,34 @@ def scores(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]
     }
 
 
-def train(
-    config: Settings,
-    data: ImageData,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_fn=cross_entropies,
-    **options,
-) -> dict:
+def build_optimizer(config: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW, which is Adam without weight decay; that is for layers' weights alone, not biases, norms and positions."""
+    weights = [p for name, p in model.named_parameters() if name.endswith("weight") and p.ndim > 1]
+    others = [p for name, p in model.named_parameters() if not (name.endswith("weight") and p.ndim > 1)]
+    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def moved(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """A batch with its images turned, scaled and moved at random."""
+    images, labels = batch
+    return jitter(images), labels
+
+
+def train(config: Settings, data: ImageData, model: nn.Module, **options) -> dict:
     """Train a classifier in place and return its trial: history, validation scores, test scores and mistakes."""
     images, labels = data.val
+    optimizer = build_optimizer(config, model)
+    steps = -(-len(data.train[0]) // config.batch_size)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         return {f"val_{name}": value for name, value in scores(model, images, labels).items()}
 
-    history = study.fit(config, data, model, data.train, optimizer, loss_fn=loss_fn, evaluate=evaluate, **options)
+    history = study.fit(
+        config, data, model, data.train, optimizer, loss_fn=cross_entropies, evaluate=evaluate,
+        scheduler=scheduler(config.schedule, optimizer, steps, config.epochs),
+        augment=moved if config.augment else None, **options,
+    )  # fmt: skip
     trial = {"history": history}
     if not config.all_training:
         trial["validation"] = scores(model, images, labels)

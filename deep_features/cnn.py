@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from command_line import NOT_NEGATIVE, SHARE, Check, flag, within
 from common.classification import multiply_adds, predict
-from common.geometry import in_each_direction, jitter
+from common.geometry import in_each_direction
 from deep_features import classifier, convolution, study
 from deep_features.classifier import schedule_flag
 from deep_features.study import Settings, Study, study_flag
@@ -172,15 +172,6 @@ class CNN(nn.Module):
         return self.classifier(self.features(images.contiguous(memory_format=torch.channels_last)))
 
 
-def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, which is Adam without weight decay; that is for matrices and kernels alone."""
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
 def shuffled(data: ImageData) -> ImageData:
     """The same images with their pixels in another order, one for all."""
     order = torch.randperm(28 * 28, generator=torch.Generator().manual_seed(PERMUTATION_SEED))
@@ -189,27 +180,12 @@ def shuffled(data: ImageData) -> ImageData:
     return dataclasses.replace(data, **moved)
 
 
-def moved(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    images, labels = batch
-    return jitter(images), labels
-
-
 def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
     """Train one network; returns it with its trial, and the accuracy on images moved by some pixels."""
     if config.shuffle_pixels:
         data = shuffled(data)
     model = CNN(config).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(config, model)
-    steps = -(-len(data.train[0]) // config.batch_size)
-    trial = classifier.train(
-        config,
-        data,
-        model,
-        optimizer,
-        scheduler=classifier.scheduler(config.schedule, optimizer, config.learning_rate, steps, config.epochs),
-        augment=moved if config.augment else None,
-        average_decay=AVERAGE_DECAY if config.average else None,
-    )
+    trial = classifier.train(config, data, model, average_decay=AVERAGE_DECAY if config.average else None)
     trial["multiply_adds"] = multiply_adds(model, (1, 28, 28))
     if not config.all_training:
         trial["shifted_accuracy"] = [accuracy_of_moved(model, *data.val, shift) for shift in SHIFTS]

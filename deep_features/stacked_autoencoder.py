@@ -210,7 +210,7 @@ def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
     steps = -(-len(labelled[0]) // config.batch_size)
     trial["history"] = study.fit(
         config, data, model, labelled, optimizer, loss_fn=classifier.cross_entropies, evaluate=evaluate,
-        scheduler=classifier.scheduler(config.schedule, optimizer, config.learning_rate, steps, config.epochs),
+        scheduler=classifier.scheduler(config.schedule, optimizer, steps, config.epochs),
     )  # fmt: skip
     for part, images in scored.items():
         trial[part] = classifier.scores(model, *images) | ({"before": before[part]} if before else {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ QUESTION = "deep_features"
 # fields on which a trained network does not depend
 ASIDE = ("data_root", "study", "example", "seeds", "no_test", "device", "out", "resume", "overwrite", "dry_run")
 PICTURES = ("reconstructions", "worst", "walk", "attention")  # of the first seed alone in a study's result
+WARM_UP = 0.1  # share of the steps of a cycle in which the learning rate rises
 DRY_RUN_BATCHES = 10
 SEEDS_OF_STUDY = (0, 1, 2)
 Trainer = Callable[[Any, ImageData], tuple[nn.Module, dict]]
@@ -180,6 +182,18 @@ def fit(
         device=config.device,
         **options,
     )
+
+
+def cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """A learning rate that rises in a line over a tenth of the steps, then falls to 0 as a cosine; for any number."""
+    rising = max(1, round(WARM_UP * steps))
+
+    def share(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def result_head(config: Settings, described: dict) -> dict:

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 
 from command_line import NOT_NEGATIVE, SHARE, flag, within
-from common.geometry import jitter
 from deep_features import classifier, study
 from deep_features.classifier import schedule_flag
 from deep_features.published import VIT
@@ -118,36 +117,11 @@ def build(config: Config) -> VisionTransformer:
     )
 
 
-def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, which is Adam without weight decay; that is for matrices alone, not for biases, norms and positions."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
 def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
     """Train one Vision Transformer; returns it with its trial, and where it looks in some validation images."""
     model = build(config)
-    optimizer = build_optimizer(config, model)
-    steps = -(-len(data.train[0]) // config.batch_size)
-    trial = classifier.train(
-        config,
-        data,
-        model,
-        optimizer,
-        scheduler=classifier.scheduler(config.schedule, optimizer, config.learning_rate, steps, config.epochs),
-        augment=moved if config.augment else None,
-    )
+    trial = classifier.train(config, data, model)
     return model, trial | {"attention": looks(model, data)}
-
-
-def moved(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    images, labels = batch
-    return jitter(images), labels
 
 
 @torch.no_grad()

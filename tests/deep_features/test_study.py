@@ -68,7 +68,8 @@ def test_a_study_equals_its_runs_one_by_one(tmp_path):
         assert ae.main([*flags[:-1], str(alone), *words, "--seed", "3", "--no_test", "--overwrite"]) == 0
         (single,) = [json.loads(p.read_text()) for p in alone.rglob("*.json")]
         found = result["models"][name]["trials"][0]["history"]
-        assert [e["val_mse"] for e in found] == [e["val_mse"] for e in single["history"]]
+        # a study's processes have one OpenMP thread from their start, a single run may have more, which round otherwise
+        assert [e["val_mse"] for e in found] == pytest.approx([e["val_mse"] for e in single["history"]], rel=1e-5)
         for file in alone.rglob("*.*"):
             file.unlink()
     selected = min(result["models"], key=lambda n: result["models"][n]["trials"][0]["history"][-1]["val_mse"])

@@ -1,0 +1,66 @@
+"""What the classifiers of the course share: what is decayed, the learning rate's course, scores."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from deep_features import classifier, cnn, vit
+
+
+def test_only_weights_of_layers_are_decayed():
+    for module, model in ((cnn, cnn.CNN(cnn.Config())), (vit, vit.build(vit.Config(design="standard")))):
+        decayed, others = classifier.build_optimizer(module.Config(weight_decay=0.1), model).param_groups
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        layers = {
+            f"{name}.weight"
+            for name, layer in model.named_modules()
+            if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
+        }
+        assert {names[id(parameter)] for parameter in decayed["params"]} == layers
+        assert len(decayed["params"]) + len(others["params"]) == len(names)
+        assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("decay", [1, 1, 0.95, 0.95, 0.95**2]), ("constant", [1] * 5)])
+def test_the_rate_falls_by_five_percent_an_epoch(kind, expected):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)
+    scheduler, rates = classifier.scheduler(kind, optimizer, steps=2, epochs=3), []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 40, 401])
+def test_a_cycle_rises_once_and_ends_near_nothing(steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler, rates = classifier.scheduler("cycle", optimizer, steps, epochs=1), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.5)
+    assert top == pytest.approx(steps / 10, abs=1.2)
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert optimizer.param_groups[0]["lr"] < 1e-3 or steps == 1
+
+
+def test_scores_of_logits_are_pytorchs():
+    class Given(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, images):
+            return images.flatten(1)[:, :10] * self.scale
+
+    torch.manual_seed(0)
+    images, labels = torch.randn(700, 1, 28, 28), torch.randint(10, (700,))
+    found = classifier.scores(Given(), images, labels)
+    logits = images.flatten(1)[:, :10]
+    assert found["loss"] == pytest.approx(F.nll_loss(logits.log_softmax(1), labels).item(), rel=1e-5)
+    assert found["accuracy"] == sum(row.argmax() == label for row, label in zip(logits, labels, strict=True)) / 700
