@@ -264,7 +264,7 @@ def test_demonstration(tmp_path, monkeypatch, capsys):
     lines = printed.splitlines()
     assert len(lines) <= 40
     assert lines[-1] == "demo/index.html"
-    pictures = re.findall(r"Picture: (\S+)", printed)
+    pictures = re.findall(r"Picture:\s+(\S+)", printed)
     assert len(pictures) == 4
     assert all((tmp_path / picture).stat().st_size > 5000 for picture in pictures)
     images, sentences, digits = (
