@@ -30,21 +30,16 @@ def training(
 # --- on synthetic speech -----------------------------------------------------------------------------
 
 
-def joined(
-    what: str, corpus: str, model: str, seeds: tuple[int, ...] = (0,), search: tuple[str, str] = ("", "")
-) -> tuple[Run, ...]:
-    """Two and three clips of a corpus's test part after one another, written down by a model with a search.
-
-    The search is what its files' names have, and its flags; without one it is greedy, and the clips are in a figure.
-    """
-    stem, (suffix, flags) = f"q3/{model.partition('-{')[0]}", search
+def joined(what: str, corpus: str, model: str, seeds: tuple[int, ...] = (0,)) -> tuple[Run, ...]:
+    """Two and three clips of a corpus's test part after one another, written down by a model."""
+    stem = f"q3/{model.partition('-{')[0]}"
     return tuple(
         speech(
             what.format(count),
-            f"{model}-on-{corpus}-test{suffix}-join{join}",
-            " ".join(f"{EVALUATE}{model}.safetensors --data data/{corpus} {flags} --join {join}".split()),
+            f"{model}-on-{corpus}-test-join{join}",
+            f"{EVALUATE}{model}.safetensors --data data/{corpus} --join {join}",
             seeds,
-            figures=() if flags else plots(stem, "joined"),
+            figures=plots(stem, "joined"),
         )
         for join, count in ((2, "two"), (3, "three"))
     )
@@ -58,10 +53,6 @@ JOINED = joined("{} re-voiced test clips in a row (synthetic), 2,000 clips", "re
 SHIPPED_JOINED = joined(
     "{} re-voiced test clips in a row (synthetic), after the shipped recognisers", "revoiced", SHIPPED_NAME, SEEDS
 )
-SHIPPED_JOINT, _ = joined(
-    "{} re-voiced test clips in a row (synthetic), after those, joint search", "revoiced", SHIPPED_NAME,
-    search=(JOINT, JOINT_FLAGS),
-)  # fmt: skip
 REVOICED = training(
     "its texts, espeak-ng (synthetic), after the many voices",
     "revoiced-{decoder}-seed{seed}",
@@ -153,6 +144,21 @@ RECORDED_JOINT = speech(
     f"{EVALUATE}{REHEARSED}.safetensors --data data/ljspeech-345 {JOINT_FLAGS}",
     SEEDS,
 )
+SHIPPED_MODEL = "ljspeech-345-tuned-{decoder}"  # in checkpoints/
+RECORDED_JOINED = tuple(  # two clips and three, each with greedy search and with the joint one
+    Run(
+        f"{count} recorded test clips in a row (real), the shipped recognisers{how}",
+        f"q3/{ON_RECORDED.format(model=SHIPPED_MODEL)}{suffix}-join{join}",
+        " ".join(
+            f"python -m asr evaluate --checkpoint checkpoints/{SHIPPED_MODEL}.safetensors --data data/ljspeech-345"
+            f" {flags} --join {join}".split()
+        ),
+        each={"decoder": DECODERS},
+        load=load_speech,
+    )
+    for join, count in ((2, "two"), (3, "three"))
+    for how, suffix, flags in (("", "", ""), (", joint search", JOINT, JOINT_FLAGS))
+)
 ON_RECORDED_SPEECH = (SCRATCH, UNSEEN, TUNED_RUN, REHEARSED_RUN, RECORDED_BEAM, RECORDED_CTC, RECORDED_JOINT)
 
 # --- benchmarks --------------------------------------------------------------------------------------
@@ -176,5 +182,5 @@ SILENCE = Run(
     load=checked("metrics.error_rates.plain.greedy.cer:number", "config.clips:number", "data.source:text"),
 )
 RUNS = (
-    *ON_SYNTHETIC, *FULL_JOINED, *JOINED, *SHIPPED_JOINED, SHIPPED_JOINT, *ON_RECORDED_SPEECH, SPEED, SILENCE,
+    *ON_SYNTHETIC, *FULL_JOINED, *JOINED, *SHIPPED_JOINED, *RECORDED_JOINED, *ON_RECORDED_SPEECH, SPEED, SILENCE,
 )  # fmt: skip

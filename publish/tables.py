@@ -177,7 +177,7 @@ def interval(metric: dict, scale: float, digits: int) -> str:
 
 def files_3(root: Path) -> str:
     """Result files and figures of Question 3, on synthetic speech."""
-    evaluations = (*q3.JOINED, *q3.SHIPPED_JOINED, q3.SHIPPED_JOINT)
+    evaluations = (*q3.JOINED, *q3.SHIPPED_JOINED, *q3.RECORDED_JOINED)
     commands = bash(run.shown_command for run in evaluations)
     return f"{speech_files(root, 'data', (*q3.ON_SYNTHETIC, *evaluations))}\n\n{commands}"
 
@@ -202,7 +202,8 @@ def speech_files(root: Path, first: str, runs: Iterable[Run]) -> str:
 
 
 def seed_link(root: Path, path: Path) -> str:
-    return link(root, path, re.search(r"seed(\d+)", path.stem)[1])
+    seed = re.search(r"seed(\d+)", path.stem)
+    return link(root, path, seed[1] if seed else "shipped")
 
 
 def peers(root: Path) -> str:
