@@ -1,7 +1,7 @@
 """Stacked autoencoders: layers trained one by one without labels, then a classifier, then all of it together.
 
-python deep_features/stacked_autoencoder.py                      a recipe whose pre-training does not collapse
-python deep_features/stacked_autoencoder.py --study published    the exercise's settings, in which it does
+python deep_features/stacked_autoencoder.py                      the default recipe: rectifiers, Adam, noise
+python deep_features/stacked_autoencoder.py --study published    the exercise's settings
 python deep_features/stacked_autoencoder.py --study sizes        do other numbers and sizes of layers do better?
 python deep_features/stacked_autoencoder.py --study labels       what pre-training is worth with few labels and many
 python deep_features/stacked_autoencoder.py --dataset digits     on small digits, without a download

@@ -322,7 +322,7 @@ def main(
 ) -> int:
     """Read a script's command line, `run(config)` it, save, draw and print the result."""
     config = command_line.parse(settings, argv, description)
-    torch.set_num_threads(1)  # the same sums on every machine; a study has a process for each core instead
+    torch.set_num_threads(1)  # small steps gain little from a second one; a study has a process for each core instead
     # pixels that are always black leave Adam with moments of 1e-40, which a processor computes with ten times as slowly
     torch.set_flush_denormal(True)
     if config.dry_run and config.study:
