@@ -11,6 +11,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -87,14 +88,23 @@ def _wait_for(file: TextIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        print(f"waiting for {file.read() or 'another process'}, which is at work on {path}", file=sys.stderr)
+        print(f"waiting for {_holder(file)}, which is at work on {path}", file=sys.stderr)
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:  # a network disk without locks
         return
     with contextlib.suppress(OSError):  # a full disk
         os.ftruncate(file.fileno(), 0)
         os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+
+
+def _holder(file: TextIO) -> str:
+    """Who holds the lock of an open file, as it writes there right after; another process, where it stays silent."""
+    for _ in range(20):
+        file.seek(0)
+        if said := file.read():
+            return said
+        time.sleep(0.05)
+    return "another process"
 
 
 def mean_std(values: list[float]) -> dict:
