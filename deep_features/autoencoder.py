@@ -39,11 +39,14 @@ from image_data import ImageData
 PIXELS = 28 * 28
 BATCHES, CODES = (16, 32, 64), (32, 64, 128)
 SHOWN, STEPS = 6, 8  # images that a result keeps: reconstructed ones, and those of a walk between two
-IMPROVEMENTS = {  # what the improved recipe has beyond the exercise, one after another
+RECIPE = {"linear_code": True, "cycle": True, "learning_rate": 3e-3, "hidden_dim": 256}  # the improved one
+IMPROVEMENTS = {  # what it has beyond the exercise, one after another
     "as the grid's best": {},
     "and a linear code": {"linear_code": True},
-    "and a cycle of the learning rate": {"linear_code": True, "cycle": True, "learning_rate": 3e-3},
-    "and hidden layers": {"linear_code": True, "cycle": True, "learning_rate": 3e-3, "hidden_dim": 256},
+    "and a cycle of the learning rate": RECIPE | {"hidden_dim": 0},
+    "and hidden layers": RECIPE,
+    "a code of 32, as in the grid": {"code_dim": 32},
+    "a code of 32, with all of these": RECIPE | {"code_dim": 32},
 }
 STUDIES = {
     "grid": Study(
@@ -54,7 +57,7 @@ STUDIES = {
         },
         read_at=(40, 60),
     ),
-    "improved": Study("what the improved recipe is made of, with a code of CODE_DIM units", IMPROVEMENTS),
+    "improved": Study("what the improved recipe is made of, with a code of 128 units, and its worth with one of 32", IMPROVEMENTS),
     "published": Study(
         "the published figures' settings, on as many images",
         {"10,000 images": {"train_size": 10_000, "test_size": TEST_IMAGES}},

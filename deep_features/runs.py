@@ -24,7 +24,7 @@ def study(what: str, script: str, name: str, *kinds: str, flags: str = "") -> Ru
 
 PICTURES = ("curves", "reconstructions", "worst", "walk")
 GRID = study("batch size x code x epochs", "autoencoder", "grid", *PICTURES, "grid", "dead_units")
-IMPROVED = study("what improves an autoencoder, code of 128", "autoencoder", "improved", *PICTURES)
+IMPROVED = study("what improves an autoencoder", "autoencoder", "improved", *PICTURES)
 LINEAR = study("linear autoencoders, beside PCA", "autoencoder", "linear", *PICTURES)
 AS_PUBLISHED = study("an autoencoder as published", "autoencoder", "published", *PICTURES)
 AUTOENCODERS = (GRID, IMPROVED, LINEAR, AS_PUBLISHED)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import sys
 import time
@@ -33,6 +34,7 @@ ASIDE = ("data_root", "study", "example", "seeds", "no_test", "device", "out", "
 PICTURES = ("reconstructions", "worst", "walk", "attention")  # of the first seed alone in a study's result
 WARM_UP = 0.1  # share of the steps of a cycle in which the learning rate rises
 DRY_RUN_BATCHES = 10
+LONGEST_NAME, DIGEST_BYTES = 120, 4  # characters of a variant's part of a file's name; what tells longer ones apart
 SEEDS_OF_STUDY = (0, 1, 2)
 Trainer = Callable[[Any, ImageData], tuple[nn.Module, dict]]
 
@@ -99,7 +101,7 @@ class Settings:
 
     @property
     def variant(self) -> str:
-        """The flags that are not at their defaults, as a part of a file's name."""
+        """The flags that are not at their defaults, as a part of a file's name; a long one ends with a digest of all."""
         defaults = {each.name: each.default for each in dataclasses.fields(self)}
         kept = ((name, value) for name, value in self.settings().items() if name not in ("dataset", "seed"))
         words = [
@@ -107,7 +109,11 @@ class Settings:
             for name, value in kept
             if value != defaults[name]
         ]
-        return "-".join(words) or "base"
+        name = "-".join(words) or "base"
+        if len(name) <= LONGEST_NAME:
+            return name
+        digest = hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES).hexdigest()
+        return f"{name[: LONGEST_NAME - len(digest) - 1]}-{digest}"
 
     @property
     def run_name(self) -> str:

@@ -66,14 +66,17 @@ def dead_units(result: dict) -> str:
 
 
 def improved(result: dict) -> str:
-    first, *_, last = result["models"].values()
-    steps = ", ".join(
-        f"{name}: {thousandths(model['metrics']['validation']['mse'])}" for name, model in result["models"].items()
-    )
+    """What the recipe is made of with a code of 128 units, and what it is worth with one of 32."""
+    errors = {name: model["metrics"]["validation"]["mse"] for name, model in result["models"].items()}
+    *steps, plain_small, small = errors
+    models = result["models"]
     test = thousandths(result["retrained"]["metrics"]["test"]["mse"])
-    count = f"{number(last['parameters'])} parameters against {number(first['parameters'])}"
+    share = errors[small]["mean"] / errors[plain_small]["mean"]
     return (
-        f"Validation errors in thousandths are, {steps} ({count}). Selected and trained anew, the test error is {test}."
+        f"Validation errors in thousandths are, {', '.join(f'{name}: {thousandths(errors[name])}' for name in steps)} "
+        f"({number(models[steps[-1]]['parameters'])} parameters against {number(models[steps[0]]['parameters'])}). "
+        f"Selected and trained anew, the test error is {test}. With a code of 32 units the whole recipe reaches "
+        f"{thousandths(errors[small])} against {thousandths(errors[plain_small])}, {share:.2f} of it."
     )
 
 

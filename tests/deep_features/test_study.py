@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+import records
 from deep_features import autoencoder as ae
-from deep_features import study, vit
+from deep_features import cnn, stacked_autoencoder, study, vit
 
 
 def model_of(*histories, name="mse", epochs=None):
@@ -31,12 +32,15 @@ def test_the_highest_accuracy_is_selected_over_the_mean_of_the_seeds():
 
 
 def test_names_of_files_tell_configurations_apart():
-    configs = [each for name in ae.STUDIES for each in study.variants_of(ae.Config(study=name)).values()]
+    scripts = (ae, stacked_autoencoder, cnn, vit)
+    studies = [script.Config(study=name) for script in scripts for name in script.STUDIES]
+    configs = [each for config in studies for each in study.variants_of(config).values()]
     configs += [ae.Config(seed=1), ae.Config(dataset="digits"), ae.Config(all_training=True), ae.Config(train_size=10)]
     names = {}
     for config in configs:
         settings = json.dumps(config.settings())
         assert names.setdefault(config.run_name, settings) == settings
+        assert records.is_plain_name(config.run_name)
 
 
 def test_only_variants_beside_published_figures_see_the_test_images():
@@ -63,7 +67,7 @@ def test_a_study_equals_its_runs_one_by_one(tmp_path):
     result = json.loads(path.read_text())
     for name, variant in study.variants_of(ae.Config(dataset="digits", study="improved")).items():
         alone = tmp_path / "alone"
-        extra = {k: v for k, v in vars(variant).items() if k in ("linear_code", "cycle", "learning_rate", "hidden_dim")}
+        extra = {k: v for k, v in vars(variant).items() if k in (*ae.RECIPE, "code_dim")}
         words = [w for k, v in extra.items() if v for w in ([f"--{k}"] if v is True else [f"--{k}", str(v)])]
         assert ae.main([*flags[:-1], str(alone), *words, "--seed", "3", "--no_test", "--overwrite"]) == 0
         (single,) = [json.loads(p.read_text()) for p in alone.rglob("*.json")]
