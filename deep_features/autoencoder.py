@@ -57,7 +57,9 @@ STUDIES = {
         },
         read_at=(40, 60),
     ),
-    "improved": Study("what the improved recipe is made of, with a code of 128 units, and its worth with one of 32", IMPROVEMENTS),
+    "improved": Study(
+        "what the improved recipe is made of, with a code of 128 units, and its worth with one of 32", IMPROVEMENTS
+    ),
     "published": Study(
         "the published figures' settings, on as many images",
         {"10,000 images": {"train_size": 10_000, "test_size": TEST_IMAGES}},

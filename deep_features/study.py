@@ -101,7 +101,7 @@ class Settings:
 
     @property
     def variant(self) -> str:
-        """The flags that are not at their defaults, as a part of a file's name; a long one ends with a digest of all."""
+        """The flags that are not at their defaults, as a part of a file's name; a long one ends in a digest of all."""
         defaults = {each.name: each.default for each in dataclasses.fields(self)}
         kept = ((name, value) for name, value in self.settings().items() if name not in ("dataset", "seed"))
         words = [
