@@ -58,7 +58,9 @@ class ImageData:
     def pixels(self, part: str) -> Tensor:
         """The images of a part as they were before they were normalised, in [0, 1]: (N, C, H, W)."""
         images = getattr(self, part)[0]
-        return (images * torch.tensor(self.std).view(-1, 1, 1) + torch.tensor(self.mean).view(-1, 1, 1)).clamp(0, 1)
+        return (
+            (images * torch.tensor(self.std).view(-1, 1, 1)).add_(torch.tensor(self.mean).view(-1, 1, 1)).clamp_(0, 1)
+        )
 
 
 def to_pixels(images: np.ndarray) -> Tensor:

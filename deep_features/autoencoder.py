@@ -26,7 +26,6 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 import records
@@ -156,6 +155,8 @@ def pca(train: Tensor, pixels: Tensor, code_dim: int) -> Tensor:
 
     No linear autoencoder has a smaller error on `train` (eq:pca; Baldi and Hornik 1989).
     """
+    from sklearn.decomposition import PCA  # takes seconds, and most runs have no use for it
+
     fitted = PCA(code_dim, svd_solver="covariance_eigh").fit(train.double().numpy())
     return torch.from_numpy(fitted.inverse_transform(fitted.transform(pixels.double().numpy())))
 

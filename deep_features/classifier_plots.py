@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import records
@@ -30,6 +31,10 @@ def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
     studied = bool(result["config"]["study"])
     records.load_result(path, *(STUDY_KEYS if studied else TRIAL_KEYS))
     found = {"accuracies": plot_accuracies} if studied else {"curves": plot_curves}
+    if result["config"]["study"] in CURVES:
+        name, keys, plot = CURVES[result["config"]["study"]]
+        records.load_result(path, *keys)
+        found[name] = plot
     if "attention" in first_trial(result):
         found |= {"attention": plot_attention, "positions": plot_positions}
     return found
@@ -104,3 +109,53 @@ def plot_positions(result: dict) -> Figure:
         axes.grid(False)
     figure.suptitle(f"{data_title(result)}: likeness of learned positions,\na map for each patch", fontsize=9)
     return figure
+
+
+@utils.plot_style()
+def plot_labels(result: dict) -> Figure:
+    """Test accuracy by the number of labelled images, of networks pre-trained or not."""
+    figure = Figure(figsize=(4.4, 2.7))
+    axes = figure.subplots()
+    sizes = result["data"]["sizes"]
+    for random, words, style in ((False, "pre-trained", "o-"), (True, "from random weights", "s--")):
+        models = [m for m in result["models"].values() if m["settings"]["no_pretraining"] == random]
+        counts = [m["settings"]["labels"] or sizes["train"] + sizes["val"] for m in models]  # 0: all of both parts
+        draw_means(axes, counts, [m["metrics"]["test"]["accuracy"] for m in models], style, words)
+    axes.set_xscale("log")
+    axes.set(xlabel="labelled images", ylabel="test accuracy (%)")
+    axes.legend()
+    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+    return figure
+
+
+@utils.plot_style()
+def plot_shifts(result: dict) -> Figure:
+    """Accuracy on validation images moved by some pixels, of the networks that see them as they are."""
+    figure = Figure(figsize=(4.4, 2.7))
+    axes = figure.subplots()
+    networks = {name: m for name, m in result["models"].items() if not m["settings"]["shuffle_pixels"]}
+    for (name, model), style in zip(networks.items(), ("o-", "s--"), strict=True):
+        moved = [
+            records.mean_std(values) for values in zip(*(t["shifted_accuracy"] for t in model["trials"]), strict=True)
+        ]
+        draw_means(axes, range(len(moved)), moved, style, name.removesuffix(", in order"))
+    axes.set(xlabel="pixels by which images are moved", ylabel="validation accuracy (%)", ylim=(None, 101))
+    axes.legend()
+    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+    return figure
+
+
+def draw_means(axes: Axes, x: Sequence[float], metrics: list[dict], style: str, label: str) -> None:
+    """A line of means over seeds, in percent, with their deviation."""
+    means, deviations = ([100 * (m[of] or 0) for m in metrics] for of in ("mean", "std"))
+    axes.errorbar(x, means, yerr=deviations, fmt=style, ms=4, capsize=2, label=label)
+
+
+CURVES = {  # what else a study is drawn as: name, keys that it needs, plot
+    "labels": (
+        "labels",
+        ("models.*.settings.labels:number", "models.*.metrics.test.accuracy.mean:number"),
+        plot_labels,
+    ),
+    "pixels": ("shifts", ("models.*.trials.*.shifted_accuracy.*:number",), plot_shifts),
+}

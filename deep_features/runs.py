@@ -31,13 +31,13 @@ AUTOENCODERS = (GRID, IMPROVED, LINEAR, AS_PUBLISHED)
 STACKED = (
     study("stacked autoencoders as published", "stacked_autoencoder", "published", "accuracies"),
     study("numbers and sizes of layers", "stacked_autoencoder", "sizes", "accuracies"),
-    study("few labels and many, pre-trained or not", "stacked_autoencoder", "labels", "accuracies"),
+    study("few labels and many, pre-trained or not", "stacked_autoencoder", "labels", "accuracies", "labels"),
 )
 CNNS = (
     study("CNNs as published", "cnn", "published", "accuracies"),
     study("one factor of a CNN at a time", "cnn", "factors", "accuracies"),
     study("the best CNN under 300,000 parameters", "cnn", "best", "accuracies"),
-    study("a CNN and a fully connected network, pixels in order and shuffled", "cnn", "pixels", "accuracies"),
+    study("a CNN and a fully connected network, pixels in order and shuffled", "cnn", "pixels", "accuracies", "shifts"),
 )
 VITS = (
     study("the exercise's seven Vision Transformers", "vit", "seven", "accuracies", "attention", "positions",

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deep_features import classifier, cnn, vit
+from deep_features import classifier, classifier_plots, cnn, vit
 
 
 def test_only_weights_of_layers_are_decayed():
@@ -64,3 +64,36 @@ def test_scores_of_logits_are_pytorchs():
     logits = images.flatten(1)[:, :10]
     assert found["loss"] == pytest.approx(F.nll_loss(logits.log_softmax(1), labels).item(), rel=1e-5)
     assert found["accuracy"] == sum(row.argmax() == label for row, label in zip(logits, labels, strict=True)) / 700
+
+
+def lines_of(figure):
+    """The means that a figure's one panel shows, by the names in its legend."""
+    (axes,) = figure.axes
+    return {line.get_label(): [list(values) for values in line[0].get_data()] for line in axes.containers}
+
+
+def result_of(models):
+    return {"data": {"name": "mnist", "sizes": {"train": 60_000, "val": 0}}, "seeds": [0, 1], "models": models}
+
+
+def test_accuracies_by_labels_are_drawn_of_each_kind_of_training():
+    def model(labels, random, mean):
+        accuracy = {"mean": mean, "std": 0.01}
+        return {"settings": {"labels": labels, "no_pretraining": random}, "metrics": {"test": {"accuracy": accuracy}}}
+
+    models = {"a": model(100, False, 0.5), "b": model(0, False, 0.75), "c": model(100, True, 0.25)}
+    found = lines_of(classifier_plots.plot_labels(result_of(models)))
+    assert found == {"pre-trained": [[100, 60_000], [50, 75]], "from random weights": [[100], [25]]}
+
+
+def test_accuracies_of_moved_images_are_means_over_seeds_without_the_shuffled():
+    def model(shuffle, *trials):
+        return {"settings": {"shuffle_pixels": shuffle}, "trials": [{"shifted_accuracy": each} for each in trials]}
+
+    models = {
+        "CNN, in order": model(False, [1.0, 0.5], [0.5, 0.25]),
+        "CNN, shuffled": model(True, [0.1, 0.1]),
+        "other, in order": model(False, [0.25, 0.125]),
+    }
+    found = lines_of(classifier_plots.plot_shifts(result_of(models)))
+    assert found == {"CNN": [[0, 1], [75, 37.5]], "other": [[0, 1], [25, 12.5]]}
