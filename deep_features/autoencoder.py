@@ -155,7 +155,7 @@ def pca(train: Tensor, pixels: Tensor, code_dim: int) -> Tensor:
 
     No linear autoencoder has a smaller error on `train` (eq:pca; Baldi and Hornik 1989).
     """
-    from sklearn.decomposition import PCA  # takes seconds, and most runs have no use for it
+    from sklearn.decomposition import PCA  # a slow import, which most runs have no use for
 
     fitted = PCA(code_dim, svd_solver="covariance_eigh").fit(train.double().numpy())
     return torch.from_numpy(fitted.inverse_transform(fitted.transform(pixels.double().numpy())))

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import queue
 import statistics
 import subprocess
 import sys
@@ -229,3 +230,24 @@ def test_a_second_run_of_the_name_waits_for_the_first(tmp_path, capsys):
     thread.join()
     assert order == ["first", "second"]
     assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_who_waits_leaves_the_holder_time_to_say_who_it_is(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    said = queue.Queue()
+    monkeypatch.setattr(records, "print", lambda line, file: said.put(line), raising=False)
+
+    def wait():
+        with records.locked(tmp_path / "a.json"):
+            pass
+
+    waiting = threading.Thread(target=wait)
+    with (tmp_path / ".a.json.lock").open("a+") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        waiting.start()
+        with pytest.raises(queue.Empty):
+            said.get(timeout=0.2)
+        os.write(holder.fileno(), b"process 7 on a machine")
+        assert said.get(timeout=20).startswith("waiting for process 7 on a machine, ")
+    waiting.join(timeout=20)
+    assert not waiting.is_alive()
