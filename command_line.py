@@ -346,8 +346,15 @@ def attempt(what: str) -> Iterator[None]:
 STARTED_BY = "STARTED_BY_PROCESS"  # the variable that tells a script which process to end with
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may use: taskset, a container or a cluster can leave it fewer than all."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def side_by_side(jobs: dict[Path, list[str]], accepted: tuple[int, ...] = (0,)) -> None:
-    """Run commands of this repository, each with its log file, as many at a time as there are cores.
+    """Run commands of this repository, each with its log file, as many at a time as there are cores to use.
 
     Raises ValueError, with the last line of its log, when one ends with an exit code that is not accepted; the others
     are ended then. None of them outlives this process.
@@ -359,7 +366,7 @@ def side_by_side(jobs: dict[Path, list[str]], accepted: tuple[int, ...] = (0,)) 
     environment = os.environ | {STARTED_BY: str(os.getpid())}
     try:
         while waiting or running:
-            while waiting and len(running) < (os.cpu_count() or 1):
+            while waiting and len(running) < usable_cores():
                 log, command = waiting.pop(0)
                 log.parent.mkdir(parents=True, exist_ok=True)
                 with log.open("w") as file:

@@ -35,7 +35,7 @@ from asr import audio, sound_files
 from asr.audio import Features, clip_features
 from asr.config import corpus_name
 from asr.text import EMPTY, MAX_TOKENS, encode, normalise, visible
-from command_line import end_with_parent
+from command_line import end_with_parent, usable_cores
 from records import locked
 from utils import derived_seed, is_main_process
 
@@ -291,7 +291,7 @@ def _naming(path: Path) -> Iterator[None]:
 def _compute(jobs, name, features, workers, longest) -> Iterator[tuple[np.ndarray, str]]:
     """clip_features of each job, in their order."""
     compute = partial(clip_features, features=features, longest_seconds=longest)
-    workers = workers or min(os.cpu_count() or 1, math.ceil(len(jobs) / CLIPS_PER_WORKER))
+    workers = workers or min(usable_cores(), math.ceil(len(jobs) / CLIPS_PER_WORKER))
     progress = partial(tqdm, desc=f"features of {name}", total=len(jobs), leave=False, disable=None)
     if workers <= 1:
         yield from progress(map(compute, jobs))

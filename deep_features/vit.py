@@ -58,12 +58,12 @@ STUDIES = {
             "and its scale mended": {"scale": "head"},
             "and a standard design, a cycle": BETTER,
             "and moved images": BETTER | {"augment": True},
-            "and 40 epochs": BETTER | {"augment": True, "epochs": 40},
+            "and 60 epochs": BETTER | {"augment": True, "epochs": 60},
         },
     ),
     "fine": Study(
         "patches of 4 pixels, within 250,000 parameters",
-        {"patches of 4": BETTER | {"augment": True, "patch_size": 4, "epochs": 40}},
+        {"patches of 4, 60 epochs": BETTER | {"augment": True, "patch_size": 4, "epochs": 60}},
     ),
 }  # fmt: skip
 

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import command_line
 import records
-from command_line import SEED, check_value, within
+from command_line import SEED, check_value, usable_cores, within
 
 RATE = 22050  # Hz, LJ Speech's and espeak-ng's
 LONGEST = 187  # characters of LJ Speech's longest transcript
@@ -404,7 +404,7 @@ def speak_missing(out: Path, sentences: list[Sentence], workers: int | None) -> 
     if not missing:
         return
     (out / "metadata.csv").unlink(missing_ok=True)  # it would call the corpus complete
-    workers = workers or min(os.cpu_count() or 1, math.ceil(len(missing) / CLIPS_PER_WORKER))
+    workers = workers or min(usable_cores(), math.ceil(len(missing) / CLIPS_PER_WORKER))
     context = multiprocessing.get_context("spawn")  # a fork of a process in which PyTorch has threads may hang
     with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as pool:
         try:

@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import itertools
 import os
 import re
 import signal
@@ -311,6 +312,19 @@ def test_exit_codes_that_are_accepted(tmp_path):
     command = script(tmp_path, "import sys, pathlib; pathlib.Path(__file__).with_suffix('.done').touch(); sys.exit(3)")
     command_line.side_by_side({tmp_path / f"{name}.log": command for name in "abc"}, accepted=(0, 3))
     assert (tmp_path / "script.done").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="asks Linux for one core")
+def test_as_many_runs_at_a_time_as_there_are_cores_to_use(tmp_path):
+    body = "import sys, time; print(time.time()); time.sleep(0.3); print(time.time())"
+    jobs = {str(tmp_path / f"{name}.log"): script(tmp_path, body) for name in "abc"}
+    code = (
+        "import os, pathlib, command_line; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        f"command_line.side_by_side({{pathlib.Path(log): command for log, command in {jobs!r}.items()}})"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    spans = sorted([float(time) for time in Path(log).read_text().split()] for log in jobs)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
 @pytest.mark.parametrize(
