@@ -56,7 +56,8 @@ def within(low: float, high: float) -> Check:
 
 SEED = within(0, 2**32 - 1)  # as NumPy takes it
 SEEDS = Check(
-    lambda seeds: len(set(seeds)) == len(seeds) and all(map(SEED.valid, seeds)), f"distinct, each {SEED.expected}"
+    lambda seeds: 0 < len(set(seeds)) == len(seeds) and all(map(SEED.valid, seeds)),
+    f"distinct, each {SEED.expected}",
 )
 COUNT = within(1, 1_000_000)
 POSITIVE = Check(lambda value: 0 < value < math.inf, "positive")
@@ -78,8 +79,9 @@ def flag(
     """A field of a settings dataclass, and the flag of that name: all that is to be said of it, once.
 
     Its type makes it a flag without a value (bool), with one (int, float, str, each perhaps `| None`), or with several
-    (tuple). `meaning` is its help, to which the default is added, or `shown` in its place. A value that is not None has
-    to pass `check`. A `positional` argument is a tuple that takes what stands without a flag, once or more.
+    (tuple; with none, too, if that passes the check). `meaning` is its help, to which the default is added, or `shown`
+    in its place. A value other than None and the default has to pass `check`. A `positional` argument is a tuple that
+    takes what stands without a flag, once or more.
     """
     declared = {"meaning": meaning, "check": check, "choices": choices, "metavar": metavar, "shown": shown}
     return dataclasses.field(default=default, metadata=declared | {"positional": positional})
@@ -91,7 +93,7 @@ def check_flags(config: Any) -> None:
         value, check, choices = getattr(config, field.name), field.metadata.get("check"), field.metadata.get("choices")
         if choices and value is not None and value not in choices:
             check = Check(lambda value: False, f"one of {', '.join(choices)}")
-        if check:
+        if check and value != field.default:
             check_value(field.name, value, check)
 
 
@@ -122,7 +124,9 @@ class ArgumentParser(argparse.ArgumentParser):
         else:
             several = typing.get_origin(kind) is tuple
             options |= {"type": parts[0] if parts else kind, "metavar": declared["metavar"]}
-            options |= {"nargs": "+"} if several else {}
+            check = declared["check"]
+            may_be_empty = several and field.default != () and check is not None and check.valid(())
+            options |= {"nargs": "*" if may_be_empty else "+"} if several else {}
             options |= {"choices": declared["choices"]} if declared["choices"] else {}
         help = " ".join([declared["meaning"], *self._default(field)]).replace("%", "%%")
         if declared["positional"]:
@@ -178,7 +182,7 @@ def flags_of(settings: Any) -> list[str]:
     words = []
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if value is None or value is False or value == ():
+        if value is None or value is False or value == field.default == ():
             continue
         values = [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
         words += values if field.metadata["positional"] else [f"--{field.name}", *values]

@@ -43,14 +43,15 @@ Trainer = Callable[[Any, ImageData], tuple[nn.Module, dict]]
 class Study:
     """Variants to compare: the name of each, and the flags in which it differs from the command's.
 
-    By default the best on validation images is trained anew on these, too, and tested, once. `tested`: every variant is
-    tested as it is, to stand beside published figures. `read_at`: epochs after which validation is looked at, where
-    runs of fewer epochs are the beginnings of one longer run.
+    By default the best on validation images is trained anew on these, too, and tested, once; not `anew` where training
+    takes long: then it is tested as it is. `tested`: every variant is, to stand beside published figures. `read_at`:
+    epochs after which validation is looked at, where runs of fewer epochs are the beginnings of one longer run.
     """
 
     what: str
     variants: dict[str, dict[str, Any]] = field(hash=False)
     tested: bool = False
+    anew: bool = True
     read_at: tuple[int, ...] = ()
 
 
@@ -259,10 +260,15 @@ def compare(config: Settings) -> dict:
         choice = select(config, models)
         body |= {"selected": choice._asdict(), "metrics": models[choice.variant]["metrics"]}
         if not config.no_test:
-            anew = dataclasses.replace(variants[choice.variant], epochs=choice.epochs, all_training=True, no_test=False)
-            again = train_side_by_side([dataclasses.replace(anew, seed=s) for s in config.seeds])
-            body |= {"retrained": summarise(again)}
-            body["metrics"] = body["metrics"] | {"test": body["retrained"]["metrics"]["test"]}
+            chosen = dataclasses.replace(variants[choice.variant], epochs=choice.epochs, no_test=False)
+            # what is not trained anew goes on from its checkpoint, which has all of its epochs
+            last = dataclasses.replace(chosen, all_training=study.anew, resume=chosen.resume or not study.anew)
+            final = summarise(train_side_by_side([dataclasses.replace(last, seed=s) for s in config.seeds]))
+            if study.anew:
+                body |= {"retrained": final}
+            else:
+                models[choice.variant] = final
+            body["metrics"] = body["metrics"] | {"test": final["metrics"]["test"]}
     return body
 
 

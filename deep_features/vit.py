@@ -60,10 +60,12 @@ STUDIES = {
             "and moved images": BETTER | {"augment": True},
             "and 60 epochs": BETTER | {"augment": True, "epochs": 60},
         },
+        anew=False,
     ),
     "fine": Study(
         "patches of 4 pixels, within 250,000 parameters",
         {"patches of 4, 60 epochs": BETTER | {"augment": True, "patch_size": 4, "epochs": 60}},
+        tested=True,
     ),
 }  # fmt: skip
 

@@ -113,11 +113,13 @@ def labels(result: dict) -> str:
 
 
 def selected(result: dict) -> str:
-    """What validation chose, and its test accuracy after training on all images."""
-    choice, anew = result["selected"], result["retrained"]
+    """What validation chose, and its test accuracy, after training on all images where it was trained anew."""
+    choice = result["selected"]
+    model = result.get("retrained", result["models"][choice["variant"]])
+    trained = "Trained anew on all images, its" if "retrained" in result else "Its"
     return (
-        f"Validation selects {plain(choice['variant'])} ({number(anew['parameters'])} parameters). Trained anew on all"
-        f" images, its test accuracy is {accuracy(anew)}."
+        f"Validation selects {plain(choice['variant'])} ({number(model['parameters'])} parameters). {trained} test"
+        f" accuracy is {accuracy(model)}."
     )
 
 
@@ -173,7 +175,7 @@ ANSWERS: dict[str, tuple[Run, Callable[[dict], str]]] = {
     "pixels": (runs.CNNS[3], pixels),
     "scale": (runs.VITS[1], scale),
     "recipe": (runs.VITS[2], selected),
-    "fine": (runs.VITS[3], selected),
+    "fine": (runs.VITS[3], each_accuracy),
 }
 
 

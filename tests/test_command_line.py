@@ -32,6 +32,7 @@ class Settings:
     optimizer: str = flag("sgd", "sgd or adam", choices=("sgd", "adam"))
     seeds: tuple[int, ...] = flag((0, 1), "one run each", command_line.SEEDS)
     n: int | None = flag(None, "how many", command_line.within(1, 5), shown="all")
+    sizes: tuple[int, ...] = flag((3, 2), "of each layer", command_line.Check(lambda sizes: 0 not in sizes, "positive"))
 
     __post_init__ = command_line.check_flags
 
@@ -53,6 +54,7 @@ def test_flags_of_settings_give_them_again():
     for settings in (
         Settings((Path("a b"), Path("c"))),
         Settings((Path("a"),), no_maxpool=True, learning_rate=1e-5, optimizer="adam", seeds=(7,), n=5),
+        Settings((Path("a"),), sizes=()),
     ):
         assert command_line.parse(Settings, command_line.flags_of(settings), "") == settings
 

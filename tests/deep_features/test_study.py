@@ -1,10 +1,12 @@
 """Studies: which runs they compare, what they select, and that each run equals the same command by itself."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
+import command_line
 import records
 from deep_features import autoencoder as ae
 from deep_features import cnn, stacked_autoencoder, study, vit
@@ -41,6 +43,38 @@ def test_names_of_files_tell_configurations_apart():
         settings = json.dumps(config.settings())
         assert names.setdefault(config.run_name, settings) == settings
         assert records.is_plain_name(config.run_name)
+
+
+def test_the_commands_of_a_study_are_those_of_its_variants():
+    for script in (ae, stacked_autoencoder, cnn, vit):
+        for name in script.STUDIES:
+            for config in study.variants_of(script.Config(study=name)).values():
+                assert command_line.parse(script.Config, config.command()[2:], "") == config
+
+
+def test_what_is_not_trained_anew_is_tested_as_it_is(monkeypatch):
+    asked = []
+
+    def results(configs):
+        asked.append(configs)
+        scores = [{"accuracy": records.mean_std([each.epochs + each.augment / 2])} for each in configs]
+        return [
+            {"seeds": [each.seed], "config": each.settings(), "parameters": 1}
+            | {"history": [{"val_accuracy": score["accuracy"]["mean"]}] * each.epochs}
+            | {"metrics": {"validation": score} | ({} if each.no_test else {"test": score})}
+            for each, score in zip(configs, scores, strict=True)
+        ]
+
+    monkeypatch.setattr(study, "train_side_by_side", results)
+    body = study.compare(vit.Config(study="recipe", seeds=(0, 5)))
+    trained, again = asked
+    best = [each for each in trained if each.epochs == 60]
+    assert [each.seed for each in best] == [0, 5]
+    # the same networks, by the same command but for the test: their checkpoints hold all epochs
+    assert again == [dataclasses.replace(each, no_test=False, resume=True) for each in best]
+    assert [name for name, model in body["models"].items() if "test" in model["metrics"]] == ["and 60 epochs"]
+    assert body["metrics"]["test"]["accuracy"]["mean"] == 60.5
+    assert "retrained" not in body
 
 
 def test_only_variants_beside_published_figures_see_the_test_images():
