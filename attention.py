@@ -105,22 +105,27 @@ class MultiHeadAttention(nn.Module):
 
 
 LARGEST_WRITTEN_OUT = 2**20  # scores of a head: beyond that their memory counts
+FEW_KEYS = 50  # as the Vision Transformer has
 
 
 def _softmax_attention(
     query: Tensor, key: Tensor, value: Tensor, causal: bool, hidden: Tensor | None, scale: float
 ) -> Tensor:
-    written_out = query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.compiler.is_exporting()
+    # on processors PyTorch's fused kernel takes up to three times as long in bfloat16, most of it in its backward pass,
+    # and up to twice as long with few keys
+    slow = query.dtype == torch.bfloat16 or key.shape[-2] <= FEW_KEYS
+    written_out = query.device.type == "cpu" and slow and not torch.compiler.is_exporting()
     if not written_out or query.shape[-2] * key.shape[-2] > LARGEST_WRITTEN_OUT:
         is_causal = causal and hidden is None
         visible = None if is_causal else visible_keys(query, key, causal, hidden)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=is_causal, scale=scale)
-    # on processors, in bfloat16, PyTorch's fused kernel takes three times as long, most of it in its backward pass
-    scores = query @ key.mT * scale  # (B, H, L, S)
+    scores = (query * scale) @ key.mT  # (B, H, L, S)
     visible = visible_keys(query, key, causal, hidden)
-    if visible is not None:
-        scores = scores.masked_fill(~visible, -torch.inf)
-    return scores.softmax(-1).to(value.dtype) @ value
+    if visible is None:
+        weights = scores.softmax(-1)
+    else:  # a query that sees nothing gets weights of 0, and finite gradients
+        weights = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(~visible, 0)
+    return weights.to(value.dtype) @ value
 
 
 def _maclaurin_attention(

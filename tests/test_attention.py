@@ -295,3 +295,15 @@ def test_bfloat16_agrees_with_the_definition_in_float64(written_out, causal, pad
     gradients = (torch.autograd.grad(x, y, direction.to(x.dtype)) for x, y in ((found, inputs), (expected, exact)))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_query_that_sees_nothing_gets_zeros_and_gives_no_gradient(dtype):
+    inputs = [draw(2, 2, 6, 4, seed=seed).to(dtype).requires_grad_() for seed in range(3)]
+    hidden = (torch.arange(6) < torch.tensor([[0], [2]]))[:, None]  # the second sequence begins with two of padding
+    found = attention._softmax_attention(*inputs, True, hidden, 0.5)
+    assert (found[1, :, :2] == 0).all()
+    assert (found[0] != 0).all()
+    gradients = torch.autograd.grad(found.sum(), inputs)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all((gradient[1, :, :2] == 0).all() for gradient in gradients)
