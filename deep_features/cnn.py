@@ -50,18 +50,18 @@ LARGE = {
 AS_PUBLISHED = {"train_size": 10_000, "test_size": 2000}
 # the base of the study of factors: two blocks of two convolutions, each block ended by max-pooling
 BASE = {
-    "widths": (16, 16, 32, 32), "kernels": (3, 3, 3, 3), "strides": (1, 1, 1, 1), "paddings": (1, 1, 1, 1),
-    "pools": (2, 4), "hidden": 64, "epochs": 8,
+    "widths": (8, 8, 16, 16), "kernels": (3, 3, 3, 3), "strides": (1, 1, 1, 1), "paddings": (1, 1, 1, 1),
+    "pools": (2, 4), "hidden": 64, "epochs": 6,
 }  # fmt: skip
 FACTORS = {
     "the base": {},
-    "depth 2": {"widths": (16, 32), "kernels": (3, 3), "strides": (1, 1), "paddings": (1, 1), "pools": (1, 2)},
+    "depth 2": {"widths": (8, 16), "kernels": (3, 3), "strides": (1, 1), "paddings": (1, 1), "pools": (1, 2)},
     "depth 6": {
-        "widths": (16, 16, 16, 32, 32, 32), "kernels": (3,) * 6, "strides": (1,) * 6, "paddings": (1,) * 6,
+        "widths": (8, 8, 8, 16, 16, 16), "kernels": (3,) * 6, "strides": (1,) * 6, "paddings": (1,) * 6,
         "pools": (3, 6),
     },
-    "half the width": {"widths": (8, 8, 16, 16)},
-    "twice the width": {"widths": (32, 32, 64, 64)},
+    "half the width": {"widths": (4, 4, 8, 8)},
+    "twice the width": {"widths": (16, 16, 32, 32)},
     "kernels of 1": {"kernels": (1,) * 4, "paddings": (0,) * 4},
     "kernels of 5": {"kernels": (5,) * 4, "paddings": (2,) * 4},
     "strides instead of pooling": {"strides": (1, 2, 1, 2), "pools": ()},
