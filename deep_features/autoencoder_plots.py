@@ -70,6 +70,7 @@ def plot_curves(result: dict) -> Figure:
             key = "val_mse" if "val_mse" in histories[0][0] else "train_loss"
             utils.draw_curves(axes, histories, key, 1000, label=name.partition(", code")[0])
         utils.epoch_axis(axes, title=f"code of {code} units", yscale="log")
+        axes.yaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 3, 5)))  # beside 7, 8 and 9, 10 has no room
         for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             axis(matplotlib.ticker.StrMethodFormatter("{x:g}"))
         if len(variants) > 1:

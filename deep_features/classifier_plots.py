@@ -30,7 +30,9 @@ def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
     result = records.load_result(path)
     studied = bool(result["config"]["study"])
     records.load_result(path, *(STUDY_KEYS if studied else TRIAL_KEYS))
-    found = {"accuracies": plot_accuracies} if studied else {"curves": plot_curves}
+    found = {} if studied else {"curves": plot_curves}
+    if len(result.get("models", {})) > 1:  # or there is nothing to compare
+        found["accuracies"] = plot_accuracies
     if result["config"]["study"] in CURVES:
         name, keys, plot = CURVES[result["config"]["study"]]
         records.load_result(path, *keys)
@@ -74,8 +76,7 @@ def plot_accuracies(result: dict) -> Figure:
             100 * metric["mean"], row, xerr=100 * (metric["std"] or 0), fmt="o", color=utils.COLOURS[0], ms=4, capsize=2
         )
     axes.set_yticks(range(len(models)), list(models), fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{part} accuracy (%)")
+    axes.set(xlabel=f"{part} accuracy (%)", ylim=(len(models) - 0.5, -0.5))
     figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
     return figure
 

@@ -44,7 +44,7 @@ VITS = (
           flags="--seeds 0"),
     study("the exercise's scale of attention, or a head's", "vit", "scale", "accuracies", "attention", "positions"),
     study("a better recipe for the Vision Transformer", "vit", "recipe", "accuracies", "attention", "positions"),
-    study("patches of 4 pixels", "vit", "fine", "accuracies", "attention", "positions"),
+    study("patches of 4 pixels", "vit", "fine", "attention", "positions"),
 )  # fmt: skip
 SELF_ATTENTION = tuple(
     Run(

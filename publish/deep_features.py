@@ -8,13 +8,22 @@ from pathlib import Path
 from common.catalogue import Run
 from deep_features import published, runs
 from deep_features.classifier import standard_error
+from publish import verdicts
 from publish.tables import bash, not_run, run_rows, table
 from records import mean_std, spread
 
 Find = Callable[[Run], dict | None]  # a run's result, or None where it was not run
-CLASSIFIERS = (*runs.STACKED, *runs.CNNS, *runs.VITS)
+FACTORS, SEVEN = runs.CNNS[1], runs.VITS[0]  # which have tables of their own
+CNNS = tuple(run for run in runs.CNNS if run is not FACTORS)
+VITS = tuple(run for run in runs.VITS if run is not SEVEN)
 CLASSIFIER_HEADER = (
     "study", "variant", "seeds", "parameters", "validation (%)", "test (%)", "of the images", "published (%)"
+)  # fmt: skip
+FACTOR_HEADER = (
+    "changed", "parameters", "multiply-adds", "µs an image", "validation (%)", "of the images", "against the base"
+)  # fmt: skip
+SEVEN_HEADER = (
+    "configuration", "seeds", "parameters", "minutes", "validation (%)", "gap (points)", "test (%)", "published (%)",
 )  # fmt: skip
 AUTOENCODER_HEADER = ("study", "variant", "seeds", "parameters", "validation", "test")
 FIGURES_HEADER = ("published as", "value", "what it is", "so, in thousandths", "measured here")
@@ -39,7 +48,7 @@ def networks(result: dict) -> dict[str, dict]:
     return result["models"] | {name: result["retrained"]}
 
 
-def classifier_rows(find: Find, studies: Iterable[Run] = CLASSIFIERS) -> list[list[str]]:
+def classifier_rows(find: Find, studies: Iterable[Run]) -> list[list[str]]:
     """Accuracies of every variant of studies of classifiers."""
     rows = []
     for run in studies:
@@ -49,18 +58,59 @@ def classifier_rows(find: Find, studies: Iterable[Run] = CLASSIFIERS) -> list[li
             continue
         for name, model in networks(result).items():
             cells = [accuracy(model["metrics"].get(part)) for part in ("validation", "test")]
-            cells.append(error_of_images(model, result["data"]["sizes"]["test"]))
-            known = f"{100 * PUBLISHED[name]:.1f}" if name in PUBLISHED else ""
-            rows.append([run.what, name, str(len(model["trials"])), f"{model['parameters']:,}", *cells, known])
+            count = model["settings"]["test_size"] or result["data"]["sizes"]["test"]
+            cells.append(error_of_images(model, "test", count) if "test" in model["metrics"] else "")
+            rows.append([run.what, name, str(len(model["trials"])), f"{model['parameters']:,}", *cells, known(name)])
     return rows
 
 
-def error_of_images(model: dict, count: int) -> str:
-    """The standard error, in points, that a test accuracy has by the number of its images."""
-    if "test" not in model["metrics"]:
-        return ""
-    share, few = model["metrics"]["test"]["accuracy"]["mean"], model["settings"]["test_size"]
-    return f"{100 * standard_error(share, few or count):.2f}"
+def known(name: str) -> str:
+    """The published accuracy of a variant in percent, where there is one."""
+    return f"{100 * PUBLISHED[name]:.4g}" if name in PUBLISHED else ""
+
+
+def error_of_images(model: dict, part: str, count: int) -> str:
+    """The standard error, in points, that an accuracy has by the number of its images."""
+    return f"{100 * standard_error(model['metrics'][part]['accuracy']['mean'], count):.2f}"
+
+
+def factor_rows(find: Find) -> list[list[str]]:
+    """One changed factor of a CNN a row: what it costs, how well it does, and how far from the base."""
+    result = find(FACTORS)
+    if result is None:
+        return [["", *not_run(FACTORS.command, 6)]]
+    rows, base = [], next(iter(result["models"].values()))["metrics"]["validation"]["accuracy"]
+    for name, model in result["models"].items():
+        metric = model["metrics"]["validation"]["accuracy"]
+        difference, error = metric["mean"] - base["mean"], verdicts.standard_error(metric, base)
+        told = "" if verdicts.resolved(metric, base) else ", not resolved"
+        against = f"{100 * difference:+.2f} ± {100 * error:.2f}{told}" if metric is not base else ""
+        costs = (f"{model['parameters']:,}", f"{model['multiply_adds']:,}", f"{model['inference_us_per_image']:.0f}")
+        of_images = error_of_images(model, "validation", result["data"]["sizes"]["val"])
+        rows.append([name, *costs, accuracy(model["metrics"]["validation"]), of_images, against])
+    return rows
+
+
+def seven_rows(find: Find) -> list[list[str]]:
+    """The exercise's Vision Transformers, one a row."""
+    result = find(SEVEN)
+    if result is None:
+        return [["", *not_run(SEVEN.command, 7)]]
+    rows = []
+    for name, model in result["models"].items():
+        scores, trials = model["metrics"], model["trials"]
+        above = mean_std([t["train_accuracy"] - t["validation"]["accuracy"] for t in trials])
+        minutes = sum(map(training_seconds, trials)) / len(trials) / 60
+        size = (str(len(trials)), f"{model['parameters']:,}", f"{minutes:.1f}")
+        found = (accuracy(scores["validation"]), spread(above, 100, 2), accuracy(scores["test"]))
+        rows.append([name, *size, *found, known(name)])
+    return rows
+
+
+def training_seconds(trial: dict) -> float:
+    """What the epochs of a training took, whatever interrupted it in between."""
+    histories = [trial["history"], *trial.get("pretraining", [])]
+    return sum(record["seconds"] for history in histories for record in history)
 
 
 def accuracy(scores: dict | None) -> str:
@@ -118,13 +168,26 @@ def in_results(root: Path) -> Find:
 
 
 def deep_features_runs(root: Path) -> str:
-    """Every run of this course: time, result file, figures, command."""
-    header = table(["MNIST (real) unless it says otherwise", "result", "time", "figures"], run_rows(root, runs.RUNS))
-    return f"{header}\n\n{bash(run.command for run in runs.RUNS)}"
+    """Every run of this course: result file, what its epochs took, figures, command."""
+    rows = []
+    for run, (what, result, _, figures) in zip(runs.RUNS, run_rows(root, runs.RUNS), strict=True):
+        models = networks(run.find(root) or {"models": {}}).values() if run in runs.STUDIES else ()
+        seconds = sum(training_seconds(trial) for model in models for trial in model["trials"])
+        rows.append([what, result, f"{seconds / 60:.0f} min" if seconds else "", figures])
+    header = ["MNIST (real) unless it says otherwise", "result", "training, added up", "figures"]
+    return f"{table(header, rows)}\n\n{bash(run.command for run in runs.RUNS)}"
 
 
-def classifiers(root: Path) -> str:
-    return table(CLASSIFIER_HEADER, classifier_rows(in_results(root)))
+def classifiers(studies: Iterable[Run]) -> Callable[[Path], str]:
+    return lambda root: table(CLASSIFIER_HEADER, classifier_rows(in_results(root), studies))
+
+
+def factors(root: Path) -> str:
+    return table(FACTOR_HEADER, factor_rows(in_results(root)))
+
+
+def seven(root: Path) -> str:
+    return table(SEVEN_HEADER, seven_rows(in_results(root)))
 
 
 def autoencoders(root: Path) -> str:
@@ -133,3 +196,14 @@ def autoencoders(root: Path) -> str:
 
 def autoencoder_figures(root: Path) -> str:
     return table(FIGURES_HEADER, figure_rows(in_results(root)))
+
+
+TABLES = {
+    "autoencoders": autoencoders,
+    "autoencoder-figures": autoencoder_figures,
+    "stacked": classifiers(runs.STACKED),
+    "cnns": classifiers(CNNS),
+    "factors": factors,
+    "seven": seven,
+    "vits": classifiers(VITS),
+}

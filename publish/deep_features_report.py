@@ -5,6 +5,7 @@ A study that was not run here has its command instead of an answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ from publish import deep_features
 from publish.latex import Document, Results, number, percent, plain, spread, tabular
 from publish.verdicts import verdict
 
+COLLAPSED = 0.02  # deviation over the images of sigmoid codes, which lie between 0 and 1
 LABELS = ("100", "1000", "10000", "all")
 
 
@@ -33,7 +35,7 @@ def accuracy(model: dict, part: str = "test") -> str:
 
 def gain(name: str, model: dict, other: dict, part: str = "test") -> str:
     """What the difference of two accuracies is worth."""
-    return verdict(name, *(each["metrics"][part]["accuracy"] for each in (model, other)))
+    return verdict(name, *(each["metrics"][part]["accuracy"] for each in (model, other)), digits=2)
 
 
 # --- an answer for each study ------------------------------------------------------------------------
@@ -73,9 +75,10 @@ def improved(result: dict) -> str:
     test = thousandths(result["retrained"]["metrics"]["test"]["mse"])
     share = errors[small]["mean"] / errors[plain_small]["mean"]
     return (
-        f"Validation errors in thousandths are, {', '.join(f'{name}: {thousandths(errors[name])}' for name in steps)} "
+        f"Validation errors in thousandths: {'; '.join(f'{name} {thousandths(errors[name])}' for name in steps)} "
         f"({number(models[steps[-1]]['parameters'])} parameters against {number(models[steps[0]]['parameters'])}). "
-        f"Selected and trained anew, the test error is {test}. With a code of 32 units the whole recipe reaches "
+        f"The step with the smallest one, “{result['selected']['variant']}”, trained anew, has a test error of {test}. "
+        f"With a code of 32 units the whole recipe reaches "
         f"{thousandths(errors[small])} against {thousandths(errors[plain_small])}, {share:.2f} of it."
     )
 
@@ -90,15 +93,36 @@ def linear(result: dict) -> str:
 
 
 def stacked_published(result: dict) -> str:
-    parts = []
+    parts, last = [], []
     for name, model in result["models"].items():
-        before = spread(model["metrics"]["test"]["before"], 100, 1)
-        codes = np.mean([trial["code_deviation"] for trial in model["trials"]], 0)
+        before, codes = spread(model["metrics"]["test"]["before"], 100, 1), code_deviations(model)
+        last.append(codes[-1])
         parts.append(
             rf"{name} has {before}\,\% before fine-tuning and {accuracy(model)} after it (over the images, a unit of"
-            f" the first layer deviates by {codes[0]:.3f}, one of the last by {codes[-1]:.4f})"
+            f" the first layer deviates by {codes[0]:.3f}, one of the last by {codes[-1]:.3f})"
         )
-    return f"With the exercise's settings on 6,000 fixed images, {'; '.join(parts)}."
+    collapsed = (
+        "The last codes hardly depend on the image, so a classifier has next to nothing to go by until the layers below"
+        " it may move."
+        if max(last) < COLLAPSED
+        else "The last codes depend on the image, so it is not their collapse that keeps the accuracy low."
+    )
+    return f"With the exercise's settings on 6,000 fixed images, {'; '.join(parts)}. {collapsed}"
+
+
+def code_deviations(model: dict) -> np.ndarray:
+    """By how much a unit of each layer deviates over the images, the mean over seeds."""
+    return np.mean([trial["code_deviation"] for trial in model["trials"]], 0)
+
+
+def sizes(result: dict) -> str:
+    """What was selected, and what keeps its codes from collapsing."""
+    model = result["retrained"]
+    before, codes = spread(model["metrics"]["test"]["before"], 100, 2), code_deviations(model)
+    return (
+        rf"{selected(result)} Before fine-tuning it is {before}\,\%: over the images, a unit of its last layer deviates"
+        f" by {codes[-1]:.2f}."
+    )
 
 
 def labels(result: dict) -> str:
@@ -125,7 +149,17 @@ def selected(result: dict) -> str:
 
 def each_accuracy(result: dict) -> str:
     parts = [f"{accuracy(model)} ({plain(name)})" for name, model in result["models"].items()]
-    return f"Test accuracies are {', '.join(parts)}."
+    return f"{'Test accuracies are' if len(parts) > 1 else 'The test accuracy is'} {', '.join(parts)}."
+
+
+def recipe(result: dict) -> str:
+    """What each step of a recipe adds, and the test accuracy of the one that was selected."""
+    models, choice = result["models"], result["selected"]["variant"]
+    steps = "; ".join(f"{name} {accuracy(model, 'validation')}" for name, model in models.items())
+    return (
+        f"Validation accuracies, step by step: {steps}. The step with the highest one, “{choice}”, has a test accuracy"
+        f" of {accuracy(models[choice])} with {number(models[choice]['parameters'])} parameters."
+    )
 
 
 def factors(result: dict) -> str:
@@ -136,7 +170,8 @@ def factors(result: dict) -> str:
         words = gain("it", model, base[1], "validation")
         kinds[next(kind for kind in kinds if kind in words)].append(name)
     said = {"better": "Better than the base", "worse": "Worse", "resolve": "Not resolved by the seeds"}
-    return " ".join(f"{said[kind]}: {', '.join(names)}." for kind, names in kinds.items() if names)
+    found = " ".join(f"{said[kind]}: {', '.join(names)}." for kind, names in kinds.items() if names)
+    return f"{found} {selected(result)}"
 
 
 def pixels(result: dict) -> str:
@@ -158,7 +193,24 @@ def pixels(result: dict) -> str:
 
 def scale(result: dict) -> str:
     width, head = result["models"].values()
-    return f"With scores divided by the root of a head's dimension, {gain('the network', head, width)}."
+    return f"With a head's dimension instead: {gain('the network', head, width)}."
+
+
+def seven(result: dict, three: dict) -> str:
+    """Which of the seven lie further from the base than two seeds of it do; `three` are those of the base."""
+    base, *others = result["models"].items()
+    apart = 2 * math.sqrt(2) * three["std"]  # two standard deviations of the difference of two trainings
+    test = {name: model["metrics"]["test"]["accuracy"]["mean"] for name, model in (base, *others)}
+    kinds = {"above": [], "below": [], "within": []}
+    for name, _ in others:
+        difference = test[name] - test[base[0]]
+        kinds["within" if abs(difference) < apart else "above" if difference > 0 else "below"].append(name)
+    said = {"above": "Above the base", "below": "Below it", "within": "Not told apart from it"}
+    found = " ".join(f"{said[kind]}: {'; '.join(map(plain, names))}." for kind, names in kinds.items() if names)
+    return (
+        f"Three seeds of the base deviate by {100 * three['std']:.2f} points, so that it takes {100 * apart:.2f} points"
+        f" to tell two single trainings apart. {found}"
+    )
 
 
 ANSWERS: dict[str, tuple[Run, Callable[[dict], str]]] = {
@@ -167,14 +219,14 @@ ANSWERS: dict[str, tuple[Run, Callable[[dict], str]]] = {
     "improved": (runs.IMPROVED, improved),
     "linear": (runs.LINEAR, linear),
     "stacked-published": (runs.STACKED[0], stacked_published),
-    "sizes": (runs.STACKED[1], selected),
+    "sizes": (runs.STACKED[1], sizes),
     "labels": (runs.STACKED[2], labels),
     "cnn-published": (runs.CNNS[0], each_accuracy),
     "factors": (runs.CNNS[1], factors),
     "cnn-best": (runs.CNNS[2], selected),
     "pixels": (runs.CNNS[3], pixels),
     "scale": (runs.VITS[1], scale),
-    "recipe": (runs.VITS[2], selected),
+    "recipe": (runs.VITS[2], recipe),
     "fine": (runs.VITS[3], each_accuracy),
 }
 
@@ -189,8 +241,16 @@ def answers(results: Results) -> dict[str, str]:
     found = {}
     for key, (run, say) in ANSWERS.items():
         result = find_in(results)(run)
-        found[key] = say(result) if result else rf"(Not run here: \texttt{{{command(run)}}}.)"
+        found[key] = say(result) if result else absent(run)
+    of_seven, of_scale = (find_in(results)(run) for run in (deep_features.SEVEN, runs.VITS[1]))
+    found["seven"] = absent(deep_features.SEVEN)
+    if of_seven and of_scale:
+        found["seven"] = seven(of_seven, next(iter(of_scale["models"].values()))["metrics"]["test"]["accuracy"])
     return found
+
+
+def absent(run: Run) -> str:
+    return rf"(Not run here: \texttt{{{command(run)}}}.)"
 
 
 def self_attention(results: Results) -> dict[str, str]:
@@ -257,6 +317,16 @@ def classifiers(studies: tuple[Run, ...]) -> Callable[[Results], str]:
     return make
 
 
+def alone(make: Callable, columns: str, header: tuple[str, ...]) -> Callable[[Results], str]:
+    """The table of a single study."""
+
+    def table(results: Results) -> str:
+        rows = [[plain(cell).replace(" ± ", r"$\,\pm\,$") for cell in row] for row in make(find_in(results))]
+        return tabular(columns, [plain(name).replace("µ", r"\textmu ") for name in header], rows)
+
+    return table
+
+
 def shapes(results: Results) -> str:
     """The arrays of one head, and where their dimensions come from."""
     result = results(runs.SELF_ATTENTION[1].name)
@@ -274,8 +344,10 @@ DOCUMENT = Document(
         "autoencoders": autoencoders,
         "autoencoder-figures": autoencoder_figures,
         "stacked": classifiers(runs.STACKED),
-        "cnns": classifiers(runs.CNNS),
-        "vits": classifiers(runs.VITS),
+        "cnns": classifiers(deep_features.CNNS),
+        "factors": alone(deep_features.factor_rows, "lrrrrrr", deep_features.FACTOR_HEADER),
+        "seven": alone(deep_features.seven_rows, "lrrrrrrr", deep_features.SEVEN_HEADER),
+        "vits": classifiers(deep_features.VITS),
         "shapes": shapes,
     },
 )

@@ -12,8 +12,8 @@ from asr import plots as speech_plots
 from asr import runs as q3
 from asr.metrics import NOT_CONVERGED
 from common.catalogue import NotRun, Run
+from publish import deep_features
 from publish.answers import answers, error_rates, fewer_errors
-from publish.deep_features import autoencoder_figures, autoencoders, classifiers, deep_features_runs
 from publish.flags import flags, layout
 from publish.tables import (
     PACKAGE,
@@ -199,10 +199,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "files-3-recorded": files_3_recorded,
     "scores-3": question_3,
     "scores-3-recorded": question_3_recorded,
-    "autoencoders": lambda root: unbroken(autoencoders(root)),
-    "autoencoder-figures": lambda root: unbroken(autoencoder_figures(root)),
-    "classifiers": lambda root: unbroken(classifiers(root)),
-    "runs-deep-features": deep_features_runs,
+    **{name: lambda root, make=make: unbroken(make(root)) for name, make in deep_features.TABLES.items()},
+    "runs-deep-features": deep_features.deep_features_runs,
     "runs-assignments": runs_assignments,
     "peers": peers,
     "speed": speed,

@@ -15,12 +15,12 @@ import records
 RESAMPLES, LEVEL = 1000, 95  # of the bootstrap, and percent of them that its interval covers
 
 
-def verdict(name: str, metric: dict, other: dict, more_is_better: bool = True) -> str:
+def verdict(name: str, metric: dict, other: dict, more_is_better: bool = True, digits: int = 1) -> str:
     """What the difference of two shares, name's and another's, is worth, given their deviations over seeds."""
     difference, error = 100 * (metric["mean"] - other["mean"]), 100 * standard_error(metric, other)
     if math.isnan(error):
-        return f"a difference of {abs(difference):.1f} points of one seed each, which another seed may reverse"
-    size = f"{abs(difference):.1f} points (standard error {error:.1f})"
+        return f"a difference of {abs(difference):.{digits}f} points of one seed each, which another seed may reverse"
+    size = f"{abs(difference):.{digits}f} points (standard error {error:.{digits}f})"
     if abs(difference) < 2 * error:
         return f"a difference of {size}, which the seeds do not resolve"
     return f"{name} is {'better' if (difference > 0) == more_is_better else 'worse'} by {size}"

@@ -109,8 +109,8 @@ def labels(pretrained):
 @pytest.mark.parametrize(
     ("pretrained", "words"),
     [
-        ([0.8, 0.81], "with 1{,}000 labels, pre-training is better by 10.0 points"),
-        ([0.6, 0.61], "With 100 labels, pre-training is worse by 10.0 points"),
+        ([0.8, 0.81], "with 1{,}000 labels, pre-training is better by 10.00 points"),
+        ([0.6, 0.61], "With 100 labels, pre-training is worse by 10.00 points"),
         ([0.5, 0.92], "which the seeds do not resolve"),
     ],
 )
@@ -126,11 +126,67 @@ def test_factors_are_sorted_by_what_they_do():
             "wider": model(validation_accuracy=[0.99, 0.991]),
             "narrow": model(validation_accuracy=[0.97, 0.971]),
             "another": copy.deepcopy(base),
-        }
+        },
+        {"variant": "wider", "epochs": 6},
+        model(test_accuracy=[0.99, 0.99]),
     )
     assert deep_features_report.factors(result) == (
-        "Better than the base: wider. Worse: narrow. Not resolved by the seeds: another."
+        "Better than the base: wider. Worse: narrow. Not resolved by the seeds: another. Validation selects wider"
+        r" (1{,}000 parameters). Trained anew on all images, its test accuracy is $99.00\pm0.00$\,\%."
     )
+    for each in result["models"].values():
+        each |= {"multiply_adds": 12_345, "inference_us_per_image": 6.7}
+    result["data"]["sizes"]["val"] = 10_000
+    rows = deep_features.factor_rows(lambda run: result)
+    assert rows[0] == ["the base", "1,000", "12,345", "7", "98.05 ± 0.07", "0.14", ""]  # sqrt(.9805 * .0195 / 10000)
+    assert [row[-1] for row in rows[1:]] == ["+1.00 ± 0.07", "-1.00 ± 0.07", "+0.00 ± 0.07, not resolved"]
+
+
+def test_what_is_selected_and_tested_as_it_is_is_not_said_to_be_trained_anew():
+    steps = {"plain": model(validation_accuracy=[0.9, 0.9])}
+    steps["and more"] = model(validation_accuracy=[0.95, 0.95], test_accuracy=[0.94, 0.94])
+    result = study(steps) | {"selected": {"variant": "and more", "epochs": 60}}
+    assert deep_features_report.selected(result) == (
+        r"Validation selects and more (1{,}000 parameters). Its test accuracy is $94.00\pm0.00$\,\%."
+    )
+    assert deep_features_report.recipe(result) == (
+        r"Validation accuracies, step by step: plain $90.00\pm0.00$\,\%; and more $95.00\pm0.00$\,\%. The step with the"
+        r" highest one, “and more”, has a test accuracy of $94.00\pm0.00$\,\% with 1{,}000 parameters."
+    )
+
+
+SEVEN = study(
+    {
+        name: model(
+            seeds=1,
+            validation_accuracy=[0.97],
+            test_accuracy=[test],
+            trials=[
+                {"train_accuracy": 0.99, "validation": {"accuracy": 0.97}}
+                | {"history": [{"seconds": 60.0}, {"seconds": 30.0}], "pretraining": [[{"seconds": 30.0}]]}
+            ],
+        )
+        for name, test in {"base": 0.975, "large": 0.98, "small": 0.97, "deep": 0.976}.items()
+    }
+)
+
+
+def test_of_the_seven_those_are_told_apart_that_lie_beyond_the_seeds():
+    found = deep_features_report.seven(SEVEN, mean_std([0.974, 0.975, 0.976]))
+    assert found == (
+        "Three seeds of the base deviate by 0.10 points, so that it takes 0.28 points to tell two single trainings"
+        " apart. Above the base: large. Below it: small. Not told apart from it: deep."
+    )
+    assert deep_features.seven_rows(lambda run: SEVEN)[1] == [
+        "large", "1", "1,000", "2.0", "97.00", "2.00", "98.00", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("deviation", "words"), [(0.01, "hardly depend on the image"), (0.1, "is not their collapse")])
+def test_whether_codes_collapse_follows_their_deviation(deviation, words):
+    trials = [{"code_deviation": [0.3, deviation]}] * 2
+    ours = study({"x": model(test_accuracy=[0.9, 0.9], test_before=[0.1, 0.1], trials=trials)})
+    assert words in deep_features_report.stacked_published(ours)
 
 
 def test_every_study_has_an_answer_and_every_answer_a_study():
