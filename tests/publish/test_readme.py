@@ -219,8 +219,11 @@ def test_numbers_in_prose_have_a_source():
     assert result["data"]["sizes"] == {"train": 245, "validation": 35, "test": 65}, path
     assert "245 to train on, 35 to validate, 65 to test" in PAGES["docs/runs.md"]
     assert {run["budget"]["clips"] for _, run in q3.FEW.results(ROOT, decoder="lstm")} == {2000}
-    cores = {json.loads(path.read_text())["environment"]["cores"] for path in (ROOT / "results").rglob("*.json")}
-    assert cores == {2}
+    found = [json.loads(path.read_text()) for path in (ROOT / "results").rglob("*.json")]
+    assert {result["environment"]["cores"] for result in found if not result["environment"]["gpu"]} == {2}
+    gpus = {(result["question"], result["environment"]["gpu"]) for result in found if result["environment"]["gpu"]}
+    assert gpus == {("deep_features", "NVIDIA H200")}
+    assert all("NVIDIA H200" in prose(PAGES[f"docs/{page}.md"]) for page in ("platforms", "deep-features"))
 
 
 # --- links and figures -----------------------------------------------------------------------------------
