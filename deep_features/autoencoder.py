@@ -269,7 +269,7 @@ def run(config: Config) -> dict:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
-    return study.main(Config, run, argv, __doc__, print_result)
+    return study.main(command_line.parse(Config, argv, __doc__), run, print_result)
 
 
 if __name__ == "__main__":

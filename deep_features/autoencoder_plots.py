@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import records
 import utils
-from deep_features.drawing import data_title, grid_of_images, seeds_in_words
+from deep_features.drawing import data_title, grid_of_images, seeds_in_words, title
 
 THOUSANDTHS = "validation error (thousandths)"
 SETTINGS = ("epochs", "batch_size", "code_dim")
@@ -76,7 +76,7 @@ def plot_curves(result: dict) -> Figure:
         if len(variants) > 1:
             axes.legend(fontsize=7)
     panels[0].set_ylabel(THOUSANDTHS)
-    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+    title(figure, result)
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import records
 import utils
-from deep_features.drawing import data_title, seeds_in_words
+from deep_features.drawing import data_title, title
 
 MOST_LINES = 4
 TRIAL_KEYS = (
@@ -59,7 +59,7 @@ def plot_curves(result: dict) -> Figure:
     if "val_accuracy" in result["history"][0]:
         utils.draw_curves(accuracy, [result["history"]], "val_accuracy", 100)
     utils.epoch_axis(accuracy, ylabel="validation accuracy (%)")
-    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+    title(figure, result)
     return figure
 
 
@@ -77,7 +77,7 @@ def plot_accuracies(result: dict) -> Figure:
         )
     axes.set_yticks(range(len(models)), list(models), fontsize=8)
     axes.set(xlabel=f"{part} accuracy (%)", ylim=(len(models) - 0.5, -0.5))
-    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+    title(figure, result)
     return figure
 
 
@@ -125,7 +125,7 @@ def plot_labels(result: dict) -> Figure:
     axes.set_xscale("log")
     axes.set(xlabel="labelled images", ylabel="test accuracy (%)")
     axes.legend()
-    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+    title(figure, result)
     return figure
 
 
@@ -142,7 +142,7 @@ def plot_shifts(result: dict) -> Figure:
         draw_means(axes, range(len(moved)), moved, style, name.removesuffix(", in order"))
     axes.set(xlabel="pixels by which images are moved", ylabel="validation accuracy (%)", ylim=(None, 101))
     axes.legend()
-    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+    title(figure, result)
     return figure
 
 

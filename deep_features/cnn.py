@@ -250,10 +250,11 @@ def run(config: Config) -> dict:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
-    if command_line.parse(Config, argv, __doc__).example:
+    config = command_line.parse(Config, argv, __doc__)
+    if config.example:
         show_example()
         return 0
-    return study.main(Config, run, argv, __doc__, classifier.print_result)
+    return study.main(config, run, classifier.print_result)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ def seeds_in_words(result: dict) -> str:
     return "one seed" if count == 1 else f"{count} seeds (± one standard deviation)"
 
 
+def title(figure: Figure, result: dict) -> None:
+    """The data, and how many seeds, above all panels."""
+    figure.suptitle(f"{data_title(result)}, {seeds_in_words(result)}", fontsize=9)
+
+
 def grid_of_images(rows: dict[str, list[list[int]]], title: str, above: list[str] | None = None) -> Figure:
     """Rows of grey images of 28x28 bytes, each row with its name, the first perhaps with words `above` its images."""
     columns = max(map(len, rows.values()))

@@ -95,6 +95,12 @@ class Settings:
         check_flags(self)
         if self.seeds != SEEDS_OF_STUDY and not self.study:
             raise ValueError("--seeds goes with --study: one training has a --seed")
+        if self.study:
+            own = {name for changes in self.STUDIES[self.study].variants.values() for name in changes} - set(ASIDE)
+            given = [each.name for each in dataclasses.fields(self) if getattr(self, each.name) != each.default]
+            if clash := sorted(own.intersection(given)):
+                flags = ", ".join(f"--{name}" for name in clash)
+                raise ValueError(f"--study {self.study} has settings of its own for {flags}: leave out {flags}")
 
     def settings(self) -> dict:
         """What a trained network depends on."""
@@ -325,15 +331,8 @@ def run(config: Settings, train: Trainer) -> dict:
     return head | body | {"seconds": time.perf_counter() - start}
 
 
-def main(
-    settings: type[Settings],
-    run: Callable[[Any], dict],
-    argv: list[str] | None,
-    description: str | None,
-    print_result: Callable[[dict], None],
-) -> int:
-    """Read a script's command line, `run(config)` it, save, draw and print the result."""
-    config = command_line.parse(settings, argv, description)
+def main(config: Settings, run: Callable[[Any], dict], print_result: Callable[[dict], None]) -> int:
+    """`run(config)`, save, draw and print the result; the exit code of a script."""
     torch.set_num_threads(1)  # small steps gain little from a second one; a study has a process for each core instead
     # pixels that are always black leave Adam with moments of 1e-40, which a processor computes with ten times as slowly
     torch.set_flush_denormal(True)

@@ -77,6 +77,12 @@ def test_what_is_not_trained_anew_is_tested_as_it_is(monkeypatch):
     assert "retrained" not in body
 
 
+def test_flags_that_a_study_sets_itself_are_refused():
+    with pytest.raises(ValueError, match=r"--study improved has settings of its own for --code_dim, --hidden_dim"):
+        ae.Config(study="improved", code_dim=64, hidden_dim=8, epochs=3)
+    assert {config.epochs for config in study.variants_of(ae.Config(study="improved", epochs=3)).values()} == {3}
+
+
 def test_only_variants_beside_published_figures_see_the_test_images():
     for settings in (ae.Config, vit.Config):
         for name, each in settings.STUDIES.items():
