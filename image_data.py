@@ -103,7 +103,13 @@ def load_images(
         info, md5 = _medmnist_info(name)
         task, class_names = info["task"], tuple(info["label"].values())
         arrays = _read_medmnist(Path(root) / f"{name}.npz", info, md5, strict_checksum)
+    return from_arrays(name, source, task, class_names, arrays)
 
+
+def from_arrays(
+    name: str, source: str, task: str, class_names: tuple[str, ...], arrays: dict[str, np.ndarray]
+) -> ImageData:
+    """Image data from uint8 `<part>_images` (N, H, W) or (N, H, W, C) and `<part>_labels` (N) of the three parts."""
     pixels = {part: to_pixels(arrays[f"{part}_images"]) for part in PARTS}
     std, mean = torch.std_mean(pixels["train"], dim=(0, 2, 3), correction=0)
     mean, std = tuple(mean.tolist()), tuple(s or 1.0 for s in std.tolist())  # a constant image divides by 1
