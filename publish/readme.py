@@ -14,6 +14,7 @@ from asr.metrics import NOT_CONVERGED
 from common.catalogue import NotRun, Run
 from publish import deep_features
 from publish.answers import answers, error_rates, fewer_errors
+from publish.courses import courses
 from publish.flags import flags, layout
 from publish.tables import (
     PACKAGE,
@@ -192,6 +193,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "question-1": question_1,
     "question-2": question_2_front,
     "question-3": question_3_front,
+    "courses": lambda root: unbroken(courses(root)),
     "runs-1": runs_1,
     "runs-2": runs_2,
     "networks": question_2,

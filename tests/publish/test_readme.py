@@ -187,11 +187,11 @@ def test_single_runs_are_compared_clip_by_clip():
 
 
 def test_the_first_page_is_short():
-    assert len(README.splitlines()) <= 150
+    assert len(README.splitlines()) <= 160
     tables = rows(README)
-    assert len(tables) == 4
+    assert len(tables) == 5
     assert max(len(cell) for table in tables for row in table for cell in row) <= 120
-    assert [len(table) <= most for table, most in zip(tables, (11, 8, 8, 8), strict=True)] == [True] * 4
+    assert [len(table) <= most for table, most in zip(tables, (11, 8, 8, 8, 8), strict=True)] == [True] * 5
 
 
 def test_questions_are_those_of_the_report():

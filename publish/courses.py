@@ -1,0 +1,58 @@
+"""What the other courses found, a line for each part, for README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from assignments import runs as assignments
+from common.catalogue import Run
+from deep_features import runs as features
+from publish import deep_features
+from publish.tables import not_run, table
+from records import spread
+
+FEATURES = "[Deep feature learning](docs/deep-features.md)"
+ASSIGNMENTS = "[Assignments](docs/runs.md#assignments)"
+
+
+def autoencoder(result: dict) -> str:
+    model = result["retrained"]
+    error, code = spread(model["metrics"]["test"]["mse"], 1000, 2), model["settings"]["code_dim"]
+    return f"MNIST (real): a test error of {error} thousandths with a code of {code} numbers"
+
+
+def accuracy(result: dict) -> str:
+    """Test accuracy and size of the network that was selected, or of the only one."""
+    chosen = result.get("selected", {"variant": next(iter(result["models"]))})["variant"]
+    model = result.get("retrained", result["models"][chosen])
+    test = spread(model["metrics"]["test"]["accuracy"], 100, 2)
+    return f"MNIST (real): {test} % of the test images are right, with {model['parameters']:,} parameters"
+
+
+def few_labels(result: dict) -> str:
+    kinds = ("from random weights", "pre-trained")
+    scores = [spread(result["models"][f"100 labels, {kind}"]["metrics"]["test"]["accuracy"], 100, 1) for kind in kinds]
+    return f"MNIST (real), 100 labels: {scores[0]} % right from random weights, {scores[1]} % pre-trained"
+
+
+def by_hand(result: dict) -> str:
+    test, count = result["metrics"]["test"]["accuracy"], result["data"]["sizes"]["test"]
+    return f"{spread(test, 100, 1)} % of {count} small digits (real) are right, trained without autograd"
+
+
+PARTS: tuple[tuple[str, str, Run, Callable[[dict], str]], ...] = (
+    (FEATURES, "autoencoders", features.IMPROVED, autoencoder),
+    (FEATURES, "stacked autoencoders", features.STACKED[2], few_labels),
+    (FEATURES, "CNNs", features.CNNS[2], accuracy),
+    (FEATURES, "Vision Transformers", features.VITS[3], accuracy),
+    (ASSIGNMENTS, "backpropagation by hand", assignments.DIGITS, by_hand),
+)
+
+
+def courses(root: Path) -> str:
+    rows = []
+    for course, part, run, say in PARTS:
+        result = deep_features.in_results(root)(run)
+        rows.append([course, part, say(result) if result else not_run(run.command, 1)[0]])
+    return table(("course", "part", "found here"), rows)
