@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from assignments.hw1 import digits
-from common.catalogue import Run, checked
+from assignments.hw2 import cnn, memory
+from common.catalogue import Run, checked, plots
 
 DIGITS = Run(
     "backpropagation by hand on scikit-learn's digits (real)",
@@ -13,4 +14,34 @@ DIGITS = Run(
     load=checked("history.*.train_loss:number", "metrics.test.accuracy.mean:number", "largest_difference:number"),
     draw=digits.draw,
 )
-RUNS = (DIGITS,)
+SEEDS = "--seeds 0 1 2"
+
+
+def cats_and_dogs(what: str, name: str, flags: str) -> Run:
+    stem = f"assignments/hw2-cnn-{name}"
+    command = f"python assignments/hw2/cnn.py {flags} {SEEDS}"
+    return Run(what, stem, command, plots(stem, "accuracies", "examples"), load=checked(*cnn.KEYS), draw=cnn.draw)
+
+
+def echo(what: str, name: str, flags: str = "") -> Run:
+    stem = f"assignments/hw2-echo-{name}"
+    command = " ".join(f"python assignments/hw2/memory.py {flags} {SEEDS}".split())
+    keys = (*memory.KEYS, "trials.*.by_delay:dict", "trials.*.by_length:dict")
+    return Run(what, stem, command, plots(stem, "learning", "gates"), load=checked(*keys), draw=memory.draw)
+
+
+CATS_AND_DOGS = (
+    cats_and_dogs("2,000 cats and dogs of CIFAR-10 (JPEG, real)", "cifar10_jpeg-2000", ""),
+    cats_and_dogs(
+        "9,000 of them", "cifar10_jpeg-9000", "--train_size 9000 --validation_size 1000 --epochs 60"
+    ),
+    cats_and_dogs("the course's cats and dogs (real)", "cats_and_dogs_filtered-1500",
+                  "--dataset cats_and_dogs_filtered --train_size 1500 --validation_size 500 --image_size 64"),
+)  # fmt: skip
+ECHOES = (
+    echo("echoes after 4 letters (synthetic)", "delay4"),
+    echo("echoes after 0 to 8 letters, as told (synthetic)", "to8", "--max_delay 8"),
+    echo("echoes after 0 to 12 letters, as told (synthetic)", "to12", "--max_delay 12"),
+    echo("trained for 0 to 8 letters, told up to 12 (synthetic)", "to8-room12", "--max_delay 8 --room 12"),
+)
+RUNS = (DIGITS, *CATS_AND_DOGS, *ECHOES)
