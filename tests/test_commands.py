@@ -49,7 +49,10 @@ COMMANDS = {
     "-m asr.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
     "-m deep_features.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
     "-m assignments.hw1.digits": [("--out", FILE)],
-    "assignments/hw2/cnn.py": [("--data_root", NOWHERE), ("--dataset", "cats_and_dogs_filtered", "--data_root", NOWHERE)],
+    "assignments/hw2/cnn.py": [
+        ("--data_root", NOWHERE),
+        ("--dataset", "cats_and_dogs_filtered", "--data_root", NOWHERE),
+    ],
     "assignments/hw2/memory.py": [("--out", FILE)],
     "benchmarks/deep_features.py": [("--data_root", NOWHERE)],
     "benchmarks/q1_attention.py": [("--out", FILE)],
