@@ -44,14 +44,14 @@ help: ## list the targets
 demo: .venv/installed ## every course in brief: offline, about three minutes
 	@$(RUN) -m demo
 
-demo-q1: ## only Question 1's part of it; likewise demo-q2, demo-q3, demo-deep_features
+demo-q1: ## only Question 1's part of it; likewise demo-q2, demo-q3, demo-deep_features, demo-assignments
 demo-%: .venv/installed
 	@$(RUN) -m demo --parts $*
 
 test: .venv/installed-dev ## the tests that take seconds
 	$(FAST_TESTS)
 
-test-q1: ## only those of Question 1; likewise test-q2, test-q3, test-deep_features
+test-q1: ## only those of Question 1; likewise test-q2, test-q3, test-deep_features, test-assignments
 test-q3: TESTS := tests/asr
 test-%: .venv/installed-dev
 	$(FAST_TESTS) $(or $(TESTS),tests/$*)

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import records
 from command_line import Check, flag
-from demo import deep_features, q1, q2, q3
+from demo import assignments, deep_features, q1, q2, q3
 from demo.part import Part
 from publish import page
 from publish.page import Page, Section
 
-PARTS = (*q1.PARTS, *q2.PARTS, *q3.PARTS, *deep_features.PARTS)  # a new course adds its own
+PARTS = (*q1.PARTS, *q2.PARTS, *q3.PARTS, *deep_features.PARTS, *assignments.PARTS)  # a new course adds its own
 WIDTH = 100  # columns of what is printed
 GO_ON = (
     "source .venv/bin/activate",
@@ -110,11 +110,11 @@ def write_page(sections: list[Section], out: Path, seconds: float) -> Path:
     environment = records.environment()
     machine = f"{environment['cores']} cores ({environment['platform']}, PyTorch {environment['torch']})"
     intro = (
-        "**Data on this page is synthetic:** random numbers, drawn scans, sentences spoken by espeak-ng. Only"
-        " scikit-learn's small digits, in the last part, are real.",
+        "**Data on this page is synthetic:** random numbers and letters, drawn scans, sentences spoken by espeak-ng."
+        " Only scikit-learn's small digits, in the last two parts, are real.",
         f"Made by `make demo` in {minutes(seconds)} on {machine}. Every number comes from a result file in `{out}`.",
     )
-    title = "Linear attention, a small CNN, speech recognition, and features of digits"
+    title = "A deep-learning course in brief"
     go_on = Section("Go on", commands=GO_ON)
     return page.render(Page(title, intro, (*sections, go_on)), out / "index.html", embed=True)
 
@@ -126,7 +126,7 @@ def run(out: Path, parts: tuple[Part, ...]) -> int:
     about = sum(part.seconds for part in parts)
     about = f"{about} seconds" if about < 90 else f"{round(about / 60)} minutes"
     tell(
-        "Linear attention, a small CNN, speech recognition, and features of digits: nothing is downloaded.",
+        "A deep-learning course in brief; nothing is downloaded.",
         f"It takes about {about} on two cores. Details go to {out}/*.log; Ctrl-C stops it.",
     )
     done = []

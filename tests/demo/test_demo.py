@@ -14,7 +14,7 @@ import command_line
 import image_data
 import records
 from demo import __main__ as demo
-from demo import deep_features, q1, q2, q3
+from demo import assignments, deep_features, q1, q2, q3
 from demo.part import Part, call
 from publish import page
 from publish.page import Section
@@ -82,6 +82,14 @@ def test_question_3_in_words():
     assert "gets 93 % of the characters right" in q3.written_right({"cer": {"mean": 0.0749}})
 
 
+def test_the_assignments_in_words():
+    by_hand = {"metrics": {"test": {"accuracy": {"mean": 0.99}}}, "data": {"sizes": {"test": 300}}}
+    echo = {"metrics": {"test": {"accuracy": {"mean": 0.987}}}}
+    told = assignments.told(by_hand, echo)
+    assert "recognises 99.0 % of 300 small digits" in told
+    assert "repeats 98.7 % of random letters (synthetic)" in told
+
+
 def test_voices_are_new():
     """The shipped recogniser was trained on MANY_VOICES, then on recordings."""
     voices = {voice for _, voice in q3.SENTENCES}
@@ -102,7 +110,7 @@ def test_quoted_output_is_of_this_demonstration():
     lines = (records.ROOT / "docs" / "demo-output.txt").read_text().splitlines()
     titles = [line for line in lines if re.search(r" \(about \d+ s\)$", line)]
     assert titles == [f"{part.title} (about {part.seconds} s)" for part in demo.PARTS]
-    assert len(lines) <= 40
+    assert len(lines) <= 45
     assert lines[-1] == "runs/demo/index.html"
 
 
@@ -241,7 +249,9 @@ def test_parts_of_one_question(tmp_path, monkeypatch, capsys):
         "Part q3-b (about 40 s)",
     ]
     assert demo.main(["--parts", "q3", "q9"]) == 2
-    assert capsys.readouterr().err.endswith("--parts is ('q3', 'q9'), but must be of q1, q2, q3, deep_features\n")
+    assert capsys.readouterr().err.endswith(
+        "--parts is ('q3', 'q9'), but must be of q1, q2, q3, deep_features, assignments\n"
+    )
 
 
 @pytest.mark.slow
@@ -257,15 +267,16 @@ def test_demonstration(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(q3, "FLAGS", ("--hidden_dim", "16", "--num_blocks", "1", "--epochs", "2"))
     briefly = {what: (*network[:2], ("--epochs", "1")) for what, network in deep_features.NETWORKS.items()}
     monkeypatch.setattr(deep_features, "NETWORKS", briefly)
+    monkeypatch.setattr(assignments, "ECHO", (*assignments.ECHO, "--epochs", "1", "--steps", "20"))
     monkeypatch.chdir(tmp_path)
     assert demo.main(["--out", "demo"]) == 0, [log.read_text()[-2000:] for log in (tmp_path / "demo").glob("*.log")]
     printed, errors = capsys.readouterr()
     assert errors == ""
     lines = printed.splitlines()
-    assert len(lines) <= 40
+    assert len(lines) <= 45
     assert lines[-1] == "demo/index.html"
     pictures = re.findall(r"Picture:\s+(\S+)", printed)
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert all((tmp_path / picture).stat().st_size > 5000 for picture in pictures)
     images, sentences, digits = (
         records.load_result(tmp_path / "demo" / name)
@@ -281,7 +292,7 @@ def test_demonstration(tmp_path, monkeypatch, capsys):
         assert "synthetic" in text
     assert sentences["metrics"]["test"]["cer"]["mean"] < 0.25  # not what it says, but it does work
     assert len(elements.attributes("audio")) == 3
-    assert len(elements.attributes("img")) == 6
+    assert len(elements.attributes("img")) == 8
     assert all(address.startswith("data:") for address in elements.addresses())
     assert (tmp_path / "demo" / "index.html").stat().st_size < 1_500_000
     assert not [path for path in tmp_path.iterdir() if path.name not in ("demo", "data")]
