@@ -14,13 +14,14 @@ from records import mean_std, spread
 
 Find = Callable[[Run], dict | None]  # a run's result, or None where it was not run
 FACTORS, SEVEN = runs.CNNS[1], runs.VITS[0]  # which have tables of their own
+AS_PUBLISHED = (runs.STACKED[0], runs.CNNS[0], SEVEN)
 CNNS = tuple(run for run in runs.CNNS if run is not FACTORS)
 VITS = tuple(run for run in runs.VITS if run is not SEVEN)
 CLASSIFIER_HEADER = (
-    "study", "variant", "seeds", "parameters", "validation (%)", "test (%)", "of the images", "published (%)"
+    "study", "variant", "seeds", "parameters", "validation (%)", "test (%)", "s.e.", "published (%)"
 )  # fmt: skip
 FACTOR_HEADER = (
-    "changed", "parameters", "multiply-adds", "µs an image", "validation (%)", "of the images", "against the base"
+    "changed", "parameters", "multiply-adds", "µs an image", "validation (%)", "s.e.", "against the base"
 )  # fmt: skip
 SEVEN_HEADER = (
     "configuration", "seeds", "parameters", "minutes", "validation (%)", "gap (points)", "test (%)", "published (%)",
@@ -44,7 +45,7 @@ def networks(result: dict) -> dict[str, dict]:
     """Every variant of a study, and what was selected and trained anew."""
     if "retrained" not in result:
         return result["models"]
-    name = "{variant}, {epochs} epochs, on all 60,000 images".format(**result["selected"])
+    name = f"{result['selected']['variant']}, trained anew"  # on all 60,000 images
     return result["models"] | {name: result["retrained"]}
 
 
@@ -60,13 +61,15 @@ def classifier_rows(find: Find, studies: Iterable[Run]) -> list[list[str]]:
             cells = [accuracy(model["metrics"].get(part)) for part in ("validation", "test")]
             count = model["settings"]["test_size"] or result["data"]["sizes"]["test"]
             cells.append(error_of_images(model, "test", count) if "test" in model["metrics"] else "")
-            rows.append([run.what, name, str(len(model["trials"])), f"{model['parameters']:,}", *cells, known(name)])
+            rows.append(
+                [run.what, name, str(len(model["trials"])), f"{model['parameters']:,}", *cells, known(run, name)]
+            )
     return rows
 
 
-def known(name: str) -> str:
-    """The published accuracy of a variant in percent, where there is one."""
-    return f"{100 * PUBLISHED[name]:.4g}" if name in PUBLISHED else ""
+def known(run: Run, name: str) -> str:
+    """The published accuracy of a variant in percent, in a study of the published settings."""
+    return f"{100 * PUBLISHED[name]:.4g}" if run in AS_PUBLISHED and name in PUBLISHED else ""
 
 
 def error_of_images(model: dict, part: str, count: int) -> str:
@@ -103,7 +106,7 @@ def seven_rows(find: Find) -> list[list[str]]:
         minutes = sum(map(training_seconds, trials)) / len(trials) / 60
         size = (str(len(trials)), f"{model['parameters']:,}", f"{minutes:.1f}")
         found = (accuracy(scores["validation"]), spread(above, 100, 2), accuracy(scores["test"]))
-        rows.append([name, *size, *found, known(name)])
+        rows.append([name, *size, *found, known(SEVEN, name)])
     return rows
 
 
