@@ -112,9 +112,9 @@ def _softmax_attention(
     query: Tensor, key: Tensor, value: Tensor, causal: bool, hidden: Tensor | None, scale: float
 ) -> Tensor:
     # on processors PyTorch's fused kernel takes up to three times as long in bfloat16, most of it in its backward pass,
-    # and up to twice as long with few keys
-    slow = query.dtype == torch.bfloat16 or key.shape[-2] <= FEW_KEYS
-    written_out = query.device.type == "cpu" and slow and not torch.compiler.is_exporting()
+    # and up to twice as long with few keys; a program for any length, which torch.export makes, cannot choose by that
+    written_out = query.device.type == "cpu" and not torch.compiler.is_exporting()
+    written_out = written_out and (query.dtype == torch.bfloat16 or key.shape[-2] <= FEW_KEYS)
     if not written_out or query.shape[-2] * key.shape[-2] > LARGEST_WRITTEN_OUT:
         is_causal = causal and hidden is None
         visible = None if is_causal else visible_keys(query, key, causal, hidden)

@@ -324,7 +324,7 @@ def alone(make: Callable, columns: str, header: tuple[str, ...]) -> Callable[[Re
         rows: list[list[str] | str] = []
         for row in make(find_in(results)):
             missing = row[1].startswith("not run here")
-            rows.append("Not run here" if missing else [plain(cell).replace(" ± ", r"$\,\pm\,$") for cell in row])
+            rows.append("not run here" if missing else [plain(cell).replace(" ± ", r"$\,\pm\,$") for cell in row])
         return tabular(columns, [plain(name).replace("µ", r"\textmu ") for name in header], rows)
 
     return table
