@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 FAST_TESTS := $(RUN) -m pytest -n auto --dist loadfile -m "not slow and not real_data"
 SEEDS ?= 0 1 2
-REPORTS := report deep_features
+REPORTS := report deep_features assignments
 # pip's progress in a few lines: the packages that it finds, the downloads of 10 MB and more, and what goes wrong
 PIP = set -o pipefail; $(RUN) -m pip install --disable-pip-version-check --progress-bar off
 SHORTLY = | { printf '  Collecting'; while read -r word name size; do case "$$word $$size" in \
@@ -110,7 +110,7 @@ publish: .venv/installed ## take what runs/ holds of the catalogue's runs into r
 tables: .venv/installed ## write README.md's and docs/' tables, the page of results and the report's numbers anew
 	$(RUN) -m publish --tables
 
-reports: tables ## typeset report/report.pdf and report/deep_features.pdf (needs LaTeX)
+reports: tables ## typeset report/*.pdf (needs LaTeX)
 	@command -v latexmk > /dev/null && command -v pdflatex > /dev/null || { echo "LaTeX is missing: on Debian and Ubuntu," \
 	  "apt install texlive-latex-recommended texlive-latex-extra texlive-science texlive-fonts-recommended lmodern latexmk" >&2; exit 1; }
 	cd report && SOURCE_DATE_EPOCH=0 latexmk -pdf -interaction=nonstopmode -halt-on-error -silent -outdir=build $(REPORTS:%=%.tex)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from assignments.hw1 import digits
-from assignments.hw2 import cnn, memory
+from assignments.hw1 import derivatives, digits
+from assignments.hw2 import cnn, gated, memory
 from common.catalogue import Run, checked, plots
 
 DIGITS = Run(
@@ -13,6 +13,22 @@ DIGITS = Run(
     ("assignments/hw1-digits",),
     load=checked("history.*.train_loss:number", "metrics.test.accuracy.mean:number", "largest_difference:number"),
     draw=digits.draw,
+)
+DERIVATIVES = Run(
+    "derivatives of activations, and where softmax is exact (synthetic)",
+    "assignments/hw1-derivatives",
+    "python assignments/hw1/derivatives.py",
+    ("assignments/hw1-derivatives",),
+    load=checked("softmax.float32.one:number"),
+    draw=derivatives.draw,
+)
+GRADIENTS = Run(
+    "gradients through the time of gated networks (synthetic)",
+    "assignments/hw2-gradients",
+    "python assignments/hw2/gated.py",
+    ("assignments/hw2-gradients",),
+    load=checked("rows.*.factor_per_step.mean:number"),
+    draw=gated.draw,
 )
 SEEDS = "--seeds 0 1 2"
 
@@ -44,4 +60,4 @@ ECHOES = (
     echo("echoes after 0 to 12 letters, as told (synthetic)", "to12", "--max_delay 12"),
     echo("trained for 0 to 8 letters, told up to 12 (synthetic)", "to8-room12", "--max_delay 8 --room 12"),
 )
-RUNS = (DIGITS, *CATS_AND_DOGS, *ECHOES)
+RUNS = (DIGITS, DERIVATIVES, GRADIENTS, *CATS_AND_DOGS, *ECHOES)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import records
 from command_line import say
-from publish import deep_features_report, homework_report
+from publish import assignments_report, deep_features_report, homework_report
 from publish.latex import Document, Results, define, plain, tabular
 
 REPORT = records.ROOT / "report"
-DOCUMENTS = {each.name: each for each in (homework_report.DOCUMENT, deep_features_report.DOCUMENT)}
+DOCUMENTS = {
+    each.name: each for each in (homework_report.DOCUMENT, deep_features_report.DOCUMENT, assignments_report.DOCUMENT)
+}
 
 
 def numbers(document: Document, results: Results) -> str:

@@ -54,6 +54,8 @@ COMMANDS = {
         ("--dataset", "cats_and_dogs_filtered", "--data_root", NOWHERE),
     ],
     "assignments/hw2/memory.py": [("--out", FILE)],
+    "assignments/hw1/derivatives.py": [("--out", FILE)],
+    "assignments/hw2/gated.py": [("--out", FILE)],
     "benchmarks/deep_features.py": [("--data_root", NOWHERE)],
     "benchmarks/q1_attention.py": [("--out", FILE)],
     "benchmarks/q2_training.py": [("--out", FILE)],

@@ -33,6 +33,11 @@ PROMISED = {
         "normaliser", "cost-linear", "crossover", "remainder", "positivity", "conv-size", "parameters", "multi-head",
         "residual-layer", "sub-block", "cross-block", "positions", "lstm-gates", "lstm-state",
         "jaccard", "cosine", "damerau-levenshtein", "wer",
+        "hw1-forward", "hw1-forward-values", "hw1-backward", "hw1-regression", "hw1-sigmoid", "hw1-bce",
+        "hw1-bce-product", "hw1-softmax", "hw1-graph", "hw1-activations", "hw2-output-size", "hw2-cross-correlation",
+        "hw2-forward", "hw2-by-weight", "hw2-by-input", "hw2-loss-by-weight", "hw2-gated", "hw2-gated-jacobians",
+        "hw2-gated-gradient", "hw2-bounded", "hw2-attention", "hw2-attention-jacobian", "hw2-attention-gradient",
+        "hw2-loss-bound",
     )
 }  # fmt: skip
 
@@ -351,8 +356,9 @@ def test_the_document_was_made_from_these_sources_and_plots(document):
 
 
 @pytest.mark.skipif(shutil.which("pdfinfo") is None, reason="needs poppler-utils")
-def test_the_report_of_deep_feature_learning_is_short():
-    info = subprocess.run(["pdfinfo", REPORT / "deep_features.pdf"], capture_output=True, text=True, check=True).stdout
+@pytest.mark.parametrize("name", ["deep_features", "assignments"])
+def test_the_reports_of_the_other_courses_are_short(name):
+    info = subprocess.run(["pdfinfo", REPORT / f"{name}.pdf"], capture_output=True, text=True, check=True).stdout
     assert int(re.search(r"Pages: +(\d+)", info)[1]) <= 10
 
 

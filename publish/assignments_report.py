@@ -1,0 +1,97 @@
+"""What the assignments' report takes from results/: where softmax becomes exact, and how gradients go through time."""
+
+from __future__ import annotations
+
+from publish.latex import Document, Results, number, spread, tabular
+from records import mean_std
+
+DERIVATIVES, GRADIENTS = "assignments/hw1-derivatives", "assignments/hw2-gradients"
+COMMANDS = {DERIVATIVES: "assignments/hw1/derivatives.py", GRADIENTS: "assignments/hw2/gated.py"}
+
+
+def result_of(results: Results, name: str) -> dict:
+    """Raises FileNotFoundError, with its command, where it was not run."""
+    if not results.exists(name):
+        raise FileNotFoundError(f"{name} was not run here: python {COMMANDS[name]}")
+    return results(name)
+
+
+def softmax(results: Results) -> dict[str, str]:
+    """The least whole differences of two entries for which softmax is exact."""
+    found = result_of(results, DERIVATIVES)["softmax"]
+    return {
+        f"softmax-{name}{kind}": str(found[precision][name])
+        for precision, kind in (("float32", ""), ("float64", "-double"))
+        for name in ("one", "zero")
+    }
+
+
+def direction(row: dict) -> str:
+    """What a norm does, where its factor per step differs from 1 by more than two standard errors."""
+    factor = row["factor_per_step"]
+    error = (factor["std"] or 0) / len(factor["values"]) ** 0.5
+    if abs(factor["mean"] - 1) <= 2 * error:
+        return "stays"
+    return "explodes" if factor["mean"] > 1 else "vanishes"
+
+
+def settings(row: dict) -> str:
+    matrix = "$W_h$" if row["gain"] == 1 else rf"${row['gain']}\,W_h$"
+    return f"{matrix} and a bias of {row['bias']}"
+
+
+def change(row: dict) -> str:
+    """The power of ten that the norm ends at, the mean over networks, with its deviation."""
+    return spread(mean_std([logs[-1] for logs in row["log10_norms"]]))
+
+
+def finding(rows: list[dict]) -> str:
+    """Which settings let the norm vanish, and which explode."""
+    said = {
+        "vanishes": "The norm vanishes with",
+        "explodes": "The norm explodes with",
+        "stays": "Neither is resolved with",
+    }
+    parts = []
+    for kind, words in said.items():
+        found = [
+            f"{settings(row)} ({number(row['factor_per_step']['mean'], 2)} per step, mean gate"
+            f" {number(row['gate']['mean'], 2)})"
+            for row in rows
+            if direction(row) == kind
+        ]
+        if found:
+            parts.append(f"{words} {' and with '.join(found)}.")
+    return " ".join(parts)
+
+
+def through_time(results: Results) -> dict[str, str]:
+    result = result_of(results, GRADIENTS)
+    return {
+        "gradients-units": str(result["config"]["hidden"]),
+        "gradients-length": str(result["config"]["length"]),
+        "gradients-seeds": str(len(result["seeds"])),
+        "gradients-finding": finding(result["rows"]),
+    }
+
+
+def gradients(results: Results) -> str:
+    """A row for each gain and bias."""
+    rows = [
+        [
+            "$W_h$" if row["gain"] == 1 else rf"${row['gain']}\,W_h$",
+            str(row["bias"]),
+            spread(row["gate"], digits=2),
+            spread(row["factor_per_step"], digits=3),
+            change(row),
+            direction(row),
+        ]
+        for row in result_of(results, GRADIENTS)["rows"]
+    ]
+    header = ["matrix", "bias", "mean gate", "per step", r"$\log_{10}$ of the norm at the end", "it"]
+    return tabular("lrrrrl", header, rows)
+
+
+DOCUMENT = Document(
+    name="assignments", folder="assignments", numbers=(softmax, through_time), tables={"gradients": gradients}
+)
