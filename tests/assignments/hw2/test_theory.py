@@ -129,7 +129,7 @@ def test_states_stay_within_the_largest_new_value():
     model, x = GatedRNN(4, 8).double(), 5 * randn(200, 4)
     model.W_h.data *= 20
     largest = (x @ model.W_x.T).abs().amax(0)  # of each unit
-    assert (model(x).abs().amax(0) <= largest).all()
+    assert (model(x).abs().amax(0) <= largest * (1 + 1e-12)).all()  # but for rounding
 
 
 def test_measured_norms_are_those_of_the_whole_jacobian():
