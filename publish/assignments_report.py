@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from publish.latex import Document, Results, number, spread, tabular
 from records import mean_std
 
@@ -17,13 +21,13 @@ def result_of(results: Results, name: str) -> dict:
 
 
 def softmax(results: Results) -> dict[str, str]:
-    """The least whole differences of two entries for which softmax is exact."""
+    """The least whole differences of two entries for which softmax is exact; "flushed": 0 without subnormal numbers."""
     found = result_of(results, DERIVATIVES)["softmax"]
-    return {
-        f"softmax-{name}{kind}": str(found[precision][name])
-        for precision, kind in (("float32", ""), ("float64", "-double"))
-        for name in ("one", "zero")
-    }
+    numbers = {}
+    for precision, kind in (("float32", ""), ("float64", "-double")):
+        differences = found[precision] | {"flushed": math.ceil(-math.log(np.finfo(precision).tiny))}
+        numbers |= {f"softmax-{name}{kind}": str(difference) for name, difference in differences.items()}
+    return numbers
 
 
 def direction(row: dict) -> str:

@@ -121,7 +121,10 @@ def softmax_jacobian(z: Tensor) -> Tensor:
 
 
 def first_exact(dtype: torch.dtype, value: int) -> int:
-    """The least whole d for which softmax of (d, 0) holds exactly `value`, 0 or 1, in that precision."""
+    """The least whole d for which softmax of (d, 0) holds exactly `value`, 0 or 1, in that precision.
+
+    For 0 it may depend on the processor: some vectorised exponentials are 0 below the least normal number.
+    """
     for difference in range(1, 10_000):
         if (torch.softmax(torch.tensor([difference, 0], dtype=dtype), 0) == value).any():
             return difference
