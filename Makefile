@@ -13,8 +13,8 @@ SHORTLY = | { printf '  Collecting'; while read -r word name size; do case "$$wo
   Installing*) printf '\n  Installing all of it\n';; esac; done; }
 
 .NOTPARALLEL:
-.PHONY: help demo test homework homework-q1 homework-q2 homework-q3 deep-features notebooks benchmark publish tables reports \
-  submission test-rest test-all lint format clean
+.PHONY: help demo test homework homework-q1 homework-q2 homework-q3 deep-features assignments notebooks benchmark publish \
+  tables reports submission test-rest test-all lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^## / { printf "\n%s\n", substr($$0, 4) } \
@@ -88,6 +88,16 @@ deep-features: .venv/installed ## deep feature learning on MNIST: every study, a
 	for study in scale recipe fine; do $(RUN) deep_features/vit.py --study $$study --resume || exit; done
 	$(RUN) deep_features/self_attention.py
 	$(RUN) deep_features/self_attention.py --batch 32 --length 20 --dim 128 --query_dim 64 --value_dim 32
+	$(RUN) -m publish
+
+assignments: .venv/installed ## the assignments' runs, some hours on two cores; refreshes the same
+	$(RUN) assignments/hw1/mlp.py
+	$(RUN) assignments/hw1/derivatives.py
+	$(RUN) assignments/hw2/gated.py
+	for delays in "" "--max_delay 8" "--max_delay 12" "--max_delay 8 --room 12"; do \
+	  $(RUN) assignments/hw2/memory.py $$delays --seeds 0 1 2 --resume || exit; done
+	$(RUN) assignments/hw2/cnn.py --dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 60 \
+	  --seeds 0 1 2 --resume
 	$(RUN) -m publish
 
 notebooks: .venv/installed-dev ## run every notebook from top to bottom, and keep its outputs

@@ -19,7 +19,7 @@ DERIVATIVES = Run(
     "assignments/hw1-derivatives",
     "python assignments/hw1/derivatives.py",
     ("assignments/hw1-derivatives",),
-    load=checked("softmax.float32.one:number"),
+    load=checked(*derivatives.KEYS),
     draw=derivatives.draw,
 )
 GRADIENTS = Run(
@@ -27,7 +27,7 @@ GRADIENTS = Run(
     "assignments/hw2-gradients",
     "python assignments/hw2/gated.py",
     ("assignments/hw2-gradients",),
-    load=checked("rows.*.factor_per_step.mean:number"),
+    load=checked(*gated.KEYS),
     draw=gated.draw,
 )
 SEEDS = "--seeds 0 1 2"
@@ -35,7 +35,7 @@ SEEDS = "--seeds 0 1 2"
 
 def cats_and_dogs(what: str, name: str, flags: str) -> Run:
     stem = f"assignments/hw2-cnn-{name}"
-    command = f"python assignments/hw2/cnn.py {flags} {SEEDS}"
+    command = " ".join(f"python assignments/hw2/cnn.py {flags} {SEEDS}".split())
     return Run(what, stem, command, plots(stem, "accuracies", "examples"), load=checked(*cnn.KEYS), draw=cnn.draw)
 
 
@@ -48,9 +48,10 @@ def echo(what: str, name: str, flags: str = "") -> Run:
 
 CATS_AND_DOGS = (
     cats_and_dogs("2,000 cats and dogs of CIFAR-10 (JPEG, real)", "cifar10_jpeg-2000", ""),
-    cats_and_dogs(
-        "9,000 of them", "cifar10_jpeg-9000", "--train_size 9000 --validation_size 1000 --epochs 60"
-    ),
+    cats_and_dogs("9,000 of them", "cifar10_jpeg-9000",
+                  "--train_size 9000 --validation_size 1000 --epochs 60"),
+    cats_and_dogs("9,000 cats and dogs of CIFAR-10 as it was published (real)", "cifar10-9000",
+                  "--dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 60"),
     cats_and_dogs("the course's cats and dogs (real)", "cats_and_dogs_filtered-1500",
                   "--dataset cats_and_dogs_filtered --train_size 1500 --validation_size 500 --image_size 64"),
 )  # fmt: skip

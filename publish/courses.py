@@ -41,12 +41,27 @@ def by_hand(result: dict) -> str:
     return f"{spread(test, 100, 1)} % of {count} small digits (real) are right, trained without autograd"
 
 
+def photographs(result: dict) -> str:
+    test, parameters = result["metrics"]["test"]["accuracy"], result["parameters"]
+    count = result["data"]["sizes"]["train"]
+    return (
+        f"CIFAR-10 (JPEG, real): {spread(test, 100, 1)} % right from {count:,} images, with {parameters:,} parameters"
+    )
+
+
+def echoes(result: dict) -> str:
+    hardest, longest = result["metrics"]["test"]["accuracy"], result["config"]["max_delay"]
+    return f"random letters (synthetic): {spread(hardest, 100, 2)} % repeated at the hardest delay from 0 to {longest}"
+
+
 PARTS: tuple[tuple[str, str, Run, Callable[[dict], str]], ...] = (
     (FEATURES, "autoencoders", features.IMPROVED, autoencoder),
     (FEATURES, "stacked autoencoders", features.STACKED[2], few_labels),
     (FEATURES, "CNNs", features.CNNS[2], accuracy),
     (FEATURES, "Vision Transformers", features.VITS[3], accuracy),
     (ASSIGNMENTS, "backpropagation by hand", assignments.DIGITS, by_hand),
+    (ASSIGNMENTS, "a CNN: cats and dogs", assignments.CATS_AND_DOGS[1], photographs),
+    (ASSIGNMENTS, "a GRU's memory", assignments.ECHOES[2], echoes),
 )
 
 

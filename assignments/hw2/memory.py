@@ -49,7 +49,7 @@ class Config:
     room: int | None = flag(None, "delays that it could be told", within(0, 100), shown="MAX_DELAY")
     hidden_size: int = flag(192, "units of the GRU", within(1, 4096))
     seq_length: int = flag(30, "letters of a training sequence", within(1, 1000))
-    epochs: int = flag(30, "epochs", COUNT)
+    epochs: int = flag(10, "epochs", COUNT)
     steps: int = flag(200, "steps of an epoch", COUNT)
     batch_size: int = flag(64, "sequences per step", COUNT)
     learning_rate: float = flag(4e-3, "largest step size of Adam, which falls to 0", POSITIVE)
@@ -161,8 +161,7 @@ def remembered(model: nn.Module, config: Config) -> dict:
     """The gates while a sentence is read, each unit's update gate, the mean of which sorts the units."""
     inputs = echo.letters_to_onehot(SHOWN)[0]  # (T, 27)
     if isinstance(model, echo.VariableDelayGRUMemory):
-        told = F.one_hot(torch.tensor(config.delays[-1]), model.max_delay + 1).float()
-        inputs = torch.cat([inputs, told.expand(len(inputs), -1)], 1)
+        inputs = model.pairs(inputs[None], torch.tensor(config.delays[-1:]))[0]
     reset, update, _ = gates(model.gru, inputs)
     order = update.mean(0).argsort()
     return {"text": SHOWN, "update": rounded(update[:, order].T), "reset": rounded(reset[:, order].T)}
