@@ -1,0 +1,121 @@
+"""Temporal order: the sequences by hand, and what a spike is."""
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+import records
+from assignments.hw2 import spike_plots, spikes, temporal_order
+from assignments.hw2.temporal_order import LEVELS, SYMBOLS, SimpleLSTM, draw_sequences, in_letters
+
+CLASSES = {"XX": "Q", "XY": "R", "YX": "S", "YY": "U"}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_sequences_are_those_of_the_task(name):
+    level = LEVELS[name]
+    sequences, classes = draw_sequences(level, 400, torch.Generator().manual_seed(0))
+    lengths, places = set(), ([], [])
+    for sequence, label in zip(sequences, classes.tolist(), strict=True):
+        text = in_letters(sequence)
+        first, second = (i for i, letter in enumerate(text) if letter in "XY")
+        assert CLASSES[text[first] + text[second]] == temporal_order.CLASSES[label]
+        assert (text[0], text[-1]) == ("B", "E")
+        assert set(text[1:-1]) <= set("abcdXY")
+        assert sequence.sum() == len(text)  # one-hot, and nothing else
+        assert not sequence[: len(sequence) - len(text)].any()  # padding stands in front
+        lengths.add(len(text))
+        places[0].append(first), places[1].append(second)
+    assert lengths == set(range(level.length[0], level.length[1] + 1))
+    for found, limits in zip(places, (level.first, level.second), strict=True):
+        assert (min(found), max(found)) == limits
+    assert min(torch.bincount(classes)) > 60  # of 100 each
+    assert {letter for text in map(in_letters, sequences) for letter in text} == set(SYMBOLS)
+
+
+def test_a_set_is_a_function_of_its_generator():
+    first, again, other = (
+        draw_sequences(LEVELS["easy"], 5, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_only_the_last_output_is_classified():
+    torch.manual_seed(0)
+    model, sequences = SimpleLSTM(5), draw_sequences(LEVELS["easy"], 3, torch.Generator().manual_seed(0))[0]
+    cell = torch.nn.LSTMCell(8, 5)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in model.lstm.state_dict().items()})
+    h, c = torch.zeros(2, 3, 5)
+    for x in sequences.unbind(1):
+        h, c = cell(x, (h, c))
+    torch.testing.assert_close(model(sequences), model.output(h))
+
+
+@pytest.mark.parametrize(
+    ("losses", "learnt", "found"),
+    [
+        ([1.4, 0.5, 0.2], None, []),
+        ([0.2, 0.5, 0.15, 0.09, 0.18], 4, []),  # twice is not more than twice; and before .1 nothing counts
+        ([0.09, 0.19, 0.05, 0.11, 0.1, 0.04, 0.8], 1, [(2, 0.19 / 0.09), (4, 2.2), (7, 20)]),
+    ],
+)
+def test_spikes_are_epochs_above_twice_the_least_before(losses, learnt, found):
+    assert spikes.epochs_to_learn(losses) == learnt
+    assert [epoch for epoch, _ in spikes.spikes(losses)] == [epoch for epoch, _ in found]
+    assert [quotient for _, quotient in spikes.spikes(losses)] == pytest.approx([quotient for _, quotient in found])
+
+
+def test_steps_are_recorded_as_rmsprop_takes_them():
+    """Against RMSprop by its formula, on one weight: v = .99 v + .01 g^2, and a step of lr g / (sqrt v + eps)."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.1)
+    recorder, v, expected = spikes.StepRecorder(model, optimizer), 0.0, []
+    for gradient in (3.0, -0.01, 0.5):
+        model.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        v = 0.99 * v + 0.01 * gradient**2
+        expected.append((abs(gradient), math.sqrt(v), 0.1 * abs(gradient) / (math.sqrt(v) + 1e-8)))
+    found = zip(*(recorder.steps[name] for name in ("gradient", "root", "step")), strict=True)
+    assert list(itertools.chain(*found)) == pytest.approx(list(itertools.chain(*expected)), rel=1e-4)
+
+
+def test_a_short_run_learns_the_easy_level_and_leaves_its_plots(tmp_path, capsys):
+    flags = [
+        "--level",
+        "easy",
+        "--epochs",
+        "12",
+        "--optimizer",
+        "adam",
+        "--learning_rate",
+        "0.03",
+        "--schedule",
+        "cycle",
+    ]
+    assert spikes.main([*flags, "--out", str(tmp_path)]) == 0
+    (path,) = (tmp_path / "assignments").glob("*.json")
+    result = json.loads(path.read_text())
+    assert result["metrics"]["test"]["accuracy"]["mean"] > 0.95
+    assert result["epochs_to_learn"] <= 12
+    assert len(result["steps"]["loss"]) == len(result["steps"]["gradient"]) > 100
+    assert "% right" in capsys.readouterr().out
+    assert all(drawn.stat().st_size > 1000 for drawn in spike_plots.draw([path], tmp_path / "again"))
+
+
+def test_what_is_said_of_a_study_turns_with_it():
+    def row(*trials):
+        kept = [{"epochs_to_learn": 3, "spikes": found, "test_accuracy": right} for found, right in trials]
+        return {"trials": kept, "metrics": {"test": {"accuracy": records.mean_std([1.0])}}}
+
+    spiky, smooth, poor = ([[5, 3.0]], 1.0), ([], 1.0), ([], 0.9)
+    result = {"seeds": [1, 2], "recipes": {"as the course trains": row(spiky, smooth), "other": row(smooth, smooth)}}
+    assert spikes.finding(result) == (
+        "As the course trains, 1 of 2 networks have a spike. Without any, and at least 99 % right: “other”."
+    )
+    result["recipes"]["other"] = row(poor, smooth)
+    assert "No way to train keeps all of them without one" in spikes.finding(result)
+    assert "keeps 1." in spikes.finding(result)
