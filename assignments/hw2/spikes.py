@@ -19,6 +19,7 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 import records
 import utils
 from assignments.hw2 import spike_plots
-from assignments.hw2.temporal_order import LEVELS, SEQUENCES, SimpleLSTM, draw_sequences
+from assignments.hw2.temporal_order import CLASSES, LEVELS, SEQUENCES, SimpleLSTM, draw_sequences
 from command_line import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SEEDS, check_flags, flag, within
 from common.grid import results_side_by_side
 
@@ -39,21 +40,24 @@ OPTIMIZERS = {
     "adam": torch.optim.Adam,
     "amsgrad": lambda weights, lr: torch.optim.Adam(weights, lr, amsgrad=True),
 }
-SCHEDULES = ("constant", "linear", "cycle")
+SCHEDULES = ("constant", "linear", "cycle", "loss")
 STEPS = SEQUENCES // 32  # of an epoch, with batches of any size: a larger one sees more sequences
 LEARNT, TWICE = 0.1, 2.0
+FOLLOWED = 0.5  # the running mean of the loss below which the step size of the schedule "loss" is proportional to it
+MEMORY = 0.95  # share of that mean which a step leaves
 VALIDATION_SEED, TEST_SEED, TESTED = 10_000, 20_000, 2000
 BEFORE, AFTER = 120, 80  # steps kept around the worst one
-ALL = {"optimizer": "adam", "learning_rate": 0.01, "batch_size": 128, "clip_norm": 1.0, "schedule": "cycle"}
+FOLLOWING = {"schedule": "loss"}
 RECIPES: dict[str, dict] = {
     "as the course trains": {},
     "gradients clipped to 1": {"clip_norm": 1.0},
-    "gradients clipped to .1": {"clip_norm": 0.1},
-    "step size falling to 0": {"schedule": "linear"},
     "batches of 128": {"batch_size": 128},
-    "Adam": {"optimizer": "adam"},
     "AMSGrad": {"optimizer": "amsgrad"},
-    "all together": ALL,
+    "Adam, larger steps": {"optimizer": "adam", "learning_rate": 5e-3},
+    "steps falling to 0": {"schedule": "linear"},
+    "steps follow the loss": FOLLOWING,
+    "Adam, clipped, follows": FOLLOWING
+    | {"optimizer": "adam", "learning_rate": 5e-3, "batch_size": 64, "clip_norm": 1.0},
 }
 
 
@@ -65,7 +69,11 @@ class Config:
     hidden_size: int = flag(12, "units of the LSTM", within(1, 4096))
     optimizer: str = flag("rmsprop", "which optimiser", choices=tuple(OPTIMIZERS))
     learning_rate: float = flag(1e-3, "its step size, the largest of a schedule", POSITIVE)
-    schedule: str = flag("constant", "of the step size: constant, linear to 0, or one cycle", choices=SCHEDULES)
+    schedule: str = flag(
+        "constant",
+        "of the step size: constant, linear to 0, one cycle, or as the running loss falls",
+        choices=SCHEDULES,
+    )
     batch_size: int = flag(32, "sequences per step", COUNT)
     clip_norm: float = flag(0.0, "largest norm of a step's gradient; 0: any", NOT_NEGATIVE)
     epochs: int = flag(100, f"epochs of {STEPS} steps", COUNT)
@@ -125,6 +133,7 @@ class StepRecorder:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.weights = list(model.parameters())
         self.steps: dict[str, list[float]] = {"loss": [], "gradient": [], "root": [], "step": []}
+        self.running = math.log(len(CLASSES))  # mean of the losses, the later ones with more weight
         optimizer.register_step_pre_hook(self.before)
         optimizer.register_step_post_hook(self.after)
 
@@ -132,6 +141,7 @@ class StepRecorder:
         """Of each sequence, as `utils.fit` asks for."""
         losses = F.cross_entropy(model(batch[0]), batch[1], reduction="none")
         self.steps["loss"].append(losses.mean().item())
+        self.running = MEMORY * self.running + (1 - MEMORY) * self.steps["loss"][-1]
         return losses
 
     def before(self, optimizer: torch.optim.Optimizer, *_) -> None:
@@ -175,8 +185,12 @@ def spikes(losses: list[float]) -> list[tuple[int, float]]:
 # --- a run -------------------------------------------------------------------------------------------
 
 
-def scheduler_of(config: Config, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
+def scheduler_of(
+    config: Config, optimizer: torch.optim.Optimizer, recorder: StepRecorder
+) -> torch.optim.lr_scheduler.LRScheduler | None:
     steps = config.epochs * STEPS
+    if config.schedule == "loss":
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: min(1, recorder.running / FOLLOWED))
     if config.schedule == "cycle":
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)
     return torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, steps) if config.schedule == "linear" else None
@@ -198,7 +212,7 @@ def train(config: Config) -> dict:
     history = utils.fit(
         model, FreshBatches(config), optimizer, loss_fn=recorder.losses, epochs=config.epochs, seed=config.seed,
         evaluate=lambda model: {"val_accuracy": accuracy(model, config.level, VALIDATION_SEED, 500)},
-        scheduler=scheduler_of(config, optimizer), clip_norm=config.clip_norm or None, device="cpu",
+        scheduler=scheduler_of(config, optimizer, recorder), clip_norm=config.clip_norm or None, device="cpu",
         checkpoint=config.file(".ckpt"), config=config.settings(), resume=config.resume, overwrite=config.overwrite,
     )  # fmt: skip
     losses = [record["train_loss"] for record in history]

@@ -83,6 +83,26 @@ def test_steps_are_recorded_as_rmsprop_takes_them():
     assert list(itertools.chain(*found)) == pytest.approx(list(itertools.chain(*expected)), rel=1e-4)
 
 
+def test_the_step_size_follows_the_loss():
+    """Once the running loss is below one half, in proportion to it; worked out in full for three steps."""
+    model = torch.nn.Linear(1, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.2)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    recorder = spikes.StepRecorder(model, optimizer)
+    scheduler = spikes.scheduler_of(spikes.Config(schedule="loss"), optimizer, recorder)
+    rates = []
+    for running in (1.2, 0.5, 0.1):
+        recorder.running = running
+        optimizer.step()
+        scheduler.step()
+        rates.append(scheduler.get_last_lr()[0])
+    assert rates == pytest.approx([0.2, 0.2, 0.04])
+    recorder.running = 1.0
+    losses = recorder.losses(model, (torch.zeros(8, 1), torch.zeros(8, dtype=torch.long)))
+    assert recorder.running == pytest.approx(0.95 + 0.05 * losses.mean().item())
+
+
 def test_a_short_run_learns_the_easy_level_and_leaves_its_plots(tmp_path, capsys):
     flags = [
         "--level",
