@@ -45,15 +45,15 @@ LABELS = Check(lambda labels: all(0 <= label < 1000 for label in labels), "each 
 class Recipe:
     """What is done beside plain descent, by default all of it; 0, False or a single scale leaves a part out."""
 
-    learning_rate: float = 0.08  # the first step, root mean square over pixels in [0, 1]; steps shrink to a tenth
+    learning_rate: float = 0.06  # the first step, root mean square over pixels in [0, 1]; steps shrink to a tenth
     jitter: int = 32  # pixels that the image is rolled by, at most, anew at each step
     turns: float = 0.3  # it is zoomed by up to this share and turned by as many radians, likewise
     scales: tuple[float, ...] = (0.15, 0.3, 0.6, 1.0)  # shares of the resolution, one after the other
-    image_blur: float = 0.5  # standard deviation in pixels, after each step
+    image_blur: float = 0.6  # standard deviation in pixels, after each step
     gradient_blur: float = 5.0  # likewise, which falls to a fifth at each scale
-    weight_decay: float = 0.002  # share by which a step takes the image back to the mean colour
+    weight_decay: float = 0.004  # share by which a step takes the image back to the mean colour
     clamp: bool = True  # to the colours that there are, [0, 1]
-    colour_correlation: float = 0.9  # of the gradient's channels: those of photographs go up and down together
+    colour_correlation: float = 0.95  # of the gradient's channels: those of photographs go up and down together
 
 
 PLAIN = Recipe(
@@ -95,7 +95,11 @@ def gradient_descent(
             for done in np.linspace(0, 1, len(steps), endpoint=False):
                 image.requires_grad_()
                 seen = resized(image, size)
-                seen = jitter(seen, degrees=math.degrees(recipe.turns), zoom=recipe.turns, shift=0) if recipe.turns else seen
+                seen = (
+                    jitter(seen, degrees=math.degrees(recipe.turns), zoom=recipe.turns, shift=0)
+                    if recipe.turns
+                    else seen
+                )
                 seen = normalize_and_jitter(seen, recipe.jitter, mean, std)
                 output = model(seen) if layer is None else forward_and_return_activation(model, seen, layer)
                 (gradient,) = torch.autograd.grad(-loss(output), image)
@@ -157,11 +161,11 @@ def save_img(image: Tensor, path: str | Path) -> None:
     records.write_file(path, jpeg(image))
 
 
-def jpeg(image: Tensor) -> bytes:
+def jpeg(image: Tensor, quality: int = 92) -> bytes:
     """The JPEG file of an image (1, C, H, W), grey or in colour."""
     pixels = image[0].detach().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu()  # (H, W, C)
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1).numpy()).save(buffer, "JPEG", quality=92)
+    Image.fromarray(pixels.squeeze(-1).numpy()).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
@@ -173,24 +177,26 @@ class Config:
     """The flags."""
 
     model: str = flag("digits", "digits, efficientnet_lite0 or vgg13_bn", choices=MODELS, metavar="NAME")
-    labels: tuple[int, ...] = flag((), "classes to show", LABELS, shown="0 12 954 of ImageNet, 0 3 8 of digits")
+    labels: tuple[int, ...] = flag((), "classes to show", LABELS, shown="0 12 954 of ImageNet, 0 3 6 of digits")
     iterations: int = flag(256, "steps for each image", COUNT)
     seed: int = flag(0, "seed of the digits' network and of the noise to begin with", SEED)
     out: str = flag("runs", "folder for the images")
 
     def __post_init__(self):
         check_flags(self)
-        if self.model == "digits" and max(self.labels, default=0) > 9:
-            raise ValueError(f"--labels are {' '.join(map(str, self.labels))}, but digits go from 0 to 9")
+        labels_of(self.model, self.labels)
 
-    @property
-    def shown_labels(self) -> tuple[int, ...]:
-        return self.labels or ((0, 3, 8) if self.model == "digits" else (0, 12, 954))
 
-    @property
-    def recipe(self) -> Recipe:
-        """All parts together, for images of the model's size."""
-        return DIGITS if self.model == "digits" else Recipe()
+def labels_of(model: str, labels: tuple[int, ...]) -> tuple[int, ...]:
+    """Those that a command was given, or else the model's own. Raises ValueError for one that the model has not."""
+    if model == "digits" and max(labels, default=0) > 9:
+        raise ValueError(f"--labels are {' '.join(map(str, labels))}, but digits go from 0 to 9")
+    return labels or ((0, 3, 6) if model == "digits" else (0, 12, 954))
+
+
+def recipe_of(model: str) -> Recipe:
+    """All parts together, for images of a model's size."""
+    return DIGITS if model == "digits" else Recipe()
 
 
 def noise(classifier: Classifier, seed: int) -> Tensor:
@@ -201,11 +207,14 @@ def noise(classifier: Classifier, seed: int) -> Tensor:
 
 
 def dream(classifier: Classifier, label: int, start: Tensor, iterations: int, recipe: Recipe) -> Tensor:
-    """An image (1, C, size, size) that a classifier takes for a class."""
-    standard = {"mean": classifier.mean, "std": classifier.std}
+    """An image (1, C, size, size) that a classifier takes for a class.
+
+    What is raised is the log-probability: a logit can rise together with those of other classes.
+    """
     return gradient_descent(
-        start, classifier.network, lambda output: output[0, label], iterations, recipe, **standard
-    )
+        start, classifier.network, lambda output: output.log_softmax(1)[0, label], iterations, recipe,
+        mean=classifier.mean, std=classifier.std,
+    )  # fmt: skip
 
 
 def run(config: Config) -> dict:
@@ -213,9 +222,9 @@ def run(config: Config) -> dict:
     Path(config.out).mkdir(parents=True, exist_ok=True)
     classifier = classifiers.load(config.model, config.seed)
     rows = {}
-    for label in config.shown_labels:
+    for label in labels_of(config.model, config.labels):
         start = noise(classifier, config.seed)
-        image = dream(classifier, label, start, config.iterations, config.recipe)
+        image = dream(classifier, label, start, config.iterations, recipe_of(config.model))
         save_img(image, Path(config.out) / f"img_{label}.jpg")
         before, after = (classifier.probabilities(image)[0, label].item() for image in (start, image))
         rows[label] = {"name": classifier.class_names[label], "before": before, "after": after}
@@ -226,9 +235,10 @@ def run(config: Config) -> dict:
 def main(argv: list[str] | None = None) -> int:
     config = command_line.parse(Config, argv, __doc__)
     torch.set_num_threads(1)
-    for label, row in run(config).items():
+    rows = run(config)
+    for label, row in rows.items():
         print(f"label {label} ({row['name']}): probability {row['before']:.4f} before, {row['after']:.4f} after")
-    print(*(Path(config.out) / f"img_{label}.jpg" for label in config.shown_labels), sep="\n")
+    print(*(Path(config.out) / f"img_{label}.jpg" for label in rows), sep="\n")
     return 0
 
 
