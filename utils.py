@@ -314,7 +314,7 @@ def draw_curves(axes, histories: list[list[dict]], key: str, scale: float = 1.0,
 
 
 def save_figure(figure, stem: str | Path, *sources: Path, formats: tuple[str, ...] = ("pdf", "png")) -> list[Path]:
-    """Write a figure as `stem`.pdf and .png, or one of them; its Subject is the SHA-256 of each JSON file it is from."""
+    """Write a figure as `stem`.pdf and .png, or one of them; its Subject is the SHA-256 of each JSON file behind it."""
     digests = [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]
     metadata = {"Subject": " ".join(f"sha256:{digest}" for digest in digests)}
     paths = [Path(f"{stem}.{extension}") for extension in formats]

@@ -137,9 +137,7 @@ def renamed(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]
     """Weights under the names that a network has for them, in its order. Raises ValueError where shapes differ."""
     expected = network.state_dict()
     if [tensor.shape for tensor in weights.values()] != [tensor.shape for tensor in expected.values()]:
-        raise ValueError(
-            f"the weights are not those of {type(network).__name__}: {len(weights)} tensors of other shapes"
-        )
+        raise ValueError(f"{len(weights)} tensors are not the weights of {type(network).__name__}: their shapes differ")
     return dict(zip(expected, weights.values(), strict=True))
 
 

