@@ -20,6 +20,7 @@ import command_line  # first, for Ctrl-C during the others
 
 import base64
 import io
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -61,11 +62,8 @@ PARTS = {  # of a recipe, in words
     "clamp": "clamping",
     "colour_correlation": "correlated colours",
 }
-MEASURES = {
-    "probability": "probability, optimised network",
-    "transfer": "probability, second network",
-    "total_variation": "total variation per pixel",
-}
+SIGNS = {"plain": "+", "all": "−"}  # of a part, to a base or from it  # noqa: RUF001
+MEASURES = ("probability", "transfer", "total_variation")
 LARGE, SMALL = 128, 72  # pixels of the pictures that a result keeps
 
 
@@ -203,9 +201,8 @@ KEYS = ("second:text", "config.model:text", "rows.*.base:text", "rows.*.part:tex
 
 
 def in_words(row: dict) -> str:
-    base = "plain descent" if row["base"] == "plain" else "all parts"
-    sign = "+" if row["base"] == "plain" else "−"  # noqa: RUF001
-    return f"{base} {sign} {PARTS[row['part']]}" if row["part"] else base
+    base = {"plain": "plain descent", "all": "all parts"}[row["base"]]
+    return f"{base} {SIGNS[row['base']]} {PARTS[row['part']]}" if row["part"] else base
 
 
 @utils.plot_style()
@@ -214,7 +211,9 @@ def plot_parts(result: dict) -> Figure:
     figure = Figure(figsize=(6.3, 2.8))
     panels = figure.subplots(1, len(MEASURES), sharey=True)
     parts = [row["part"] for row in result["rows"] if row["base"] == "plain" and row["part"]]
-    for axes, (name, label) in zip(panels, MEASURES.items(), strict=True):
+    model, second = result["config"]["model"], result["second"]
+    labels = (f"probability under\n{model}", f"probability under\n{second}", "total variation\nper pixel")
+    for axes, name, label in zip(panels, MEASURES, labels, strict=True):
         for base, colour, marker, text in (
             ("plain", utils.COLOURS[1], "s", "plain descent, and with one part"),
             ("all", utils.COLOURS[0], "o", "all parts, and without one"),
@@ -225,7 +224,7 @@ def plot_parts(result: dict) -> Figure:
                 [rows[part]["mean"] for part in parts], range(len(parts)), color=colour, fmt=marker, ms=4, label=text,
                 xerr=[rows[part]["std"] or 0 for part in parts], ls="",
             )  # fmt: skip
-        axes.set_xlabel(label, fontsize=8)
+        axes.set_xlabel(label)
         axes.set_xlim(*((-0.05, 1.05) if name != "total_variation" else (0, None)))
     panels[0].set_yticks(range(len(parts)), [PARTS[part] for part in parts], fontsize=8)
     panels[0].invert_yaxis()
@@ -236,21 +235,20 @@ def plot_parts(result: dict) -> Figure:
 @utils.plot_style()
 def plot_pictures(result: dict) -> Figure:
     """Every label by all parts together; below, one of them by each variant, and layers in the middle."""
-    plain, every = ([row for row in result["rows"] if row["base"] == base] for base in ("plain", "all"))
-    middle = result["middle"]
-    lines = [
-        [(name, image) for name, image in result["pictures"].items()],
-        [(f"+ {PARTS[row['part']]}" if row["part"] else "plain", row["picture"]) for row in plain],
-        [(f"− {PARTS[row['part']]}" if row["part"] else "all parts", row["picture"]) for row in every],  # noqa: RUF001
-        [(f"layer {each['layer']}", each["picture"]) for each in middle],
-    ]
+    lines = [list(result["pictures"].items())]
+    for base, sign in SIGNS.items():
+        rows = [row for row in result["rows"] if row["base"] == base]
+        lines.append(
+            [(f"{sign} {PARTS[row['part']]}" if row["part"] else in_words(row), row["picture"]) for row in rows]
+        )
+    lines.append([(f"layer {each['layer']}", each["picture"]) for each in result["middle"]])
     figure = Figure(figsize=(6.9, 5.4), dpi=100)
-    for part, line in zip(figure.subfigures(len(lines), 1, height_ratios=(1.7, 1, 1, 1)), lines, strict=True):
-        for axes, (name, image) in zip(np.atleast_1d(part.subplots(1, max(3, len(line)))), line, strict=False):
-            axes.imshow(decoded(image), cmap="gray", vmin=0, vmax=255)
-            axes.set_title("\n".join(name.replace(" of the", "\nof the").split("\n")), fontsize=7)
-        for axes in part.axes:
+    for part, line in zip(figure.subfigures(len(lines), 1, height_ratios=(1.5, 1, 1, 1)), lines, strict=True):
+        for axes in (panels := part.subplots(1, max(3, len(line)))):
             axes.set_axis_off()
+        for axes, (name, image) in zip(panels, line, strict=False):
+            axes.imshow(decoded(image), cmap="gray", vmin=0, vmax=255)
+            axes.set_title(textwrap.fill(name, 13), fontsize=7)
     return figure
 
 
