@@ -41,7 +41,7 @@ def dreamt(what: str, model: str, flags: str) -> Run:
 
 DREAMS = (
     dreamt("images that a network takes for a digit (real), by the parts of the recipe", "digits",
-           "--labels 0 1 2 3 4 5 6 7 8 9"),
+           "--labels 0 1 2 3 4 5 6 7 8 9 --iterations 64"),
     dreamt("images that a network trained on ImageNet (real) takes for a class", "efficientnet_lite0",
            "--model efficientnet_lite0 --seeds 0"),
 )  # fmt: skip
