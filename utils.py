@@ -313,11 +313,11 @@ def draw_curves(axes, histories: list[list[dict]], key: str, scale: float = 1.0,
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=drawn.get_color(), alpha=0.2, lw=0)
 
 
-def save_figure(figure, stem: str | Path, *sources: Path) -> list[Path]:
-    """Write a figure as `stem`.pdf and .png; its Subject is the SHA-256 of each JSON file it was drawn from."""
+def save_figure(figure, stem: str | Path, *sources: Path, formats: tuple[str, ...] = ("pdf", "png")) -> list[Path]:
+    """Write a figure as `stem`.pdf and .png, or one of them; its Subject is the SHA-256 of each JSON file behind it."""
     digests = [hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources]
     metadata = {"Subject": " ".join(f"sha256:{digest}" for digest in digests)}
-    paths = [Path(f"{stem}.{extension}") for extension in ("pdf", "png")]
+    paths = [Path(f"{stem}.{extension}") for extension in formats]
     for path in paths:
         buffer = io.BytesIO()
         extra = {"CreationDate": None} if path.suffix == ".pdf" else {}  # the same JSON gives the same file

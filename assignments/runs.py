@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assignments.hw1 import derivatives, digits
+from assignments.hw1 import derivatives, digits, dreams
 from assignments.hw2 import cnn, gated, memory
 from common.catalogue import Run, checked, plots
 
@@ -33,6 +33,20 @@ GRADIENTS = Run(
 SEEDS = "--seeds 0 1 2"
 
 
+def dreamt(what: str, model: str, flags: str) -> Run:
+    stem = f"assignments/hw1-dreams-{model}"
+    command = f"python assignments/hw1/dreams.py {flags}"
+    return Run(what, stem, command, plots(stem, "parts", "pictures"), load=checked(*dreams.KEYS), draw=dreams.draw)
+
+
+DREAMS = (
+    dreamt("images that a network takes for a digit (real), by the parts of the recipe", "digits",
+           "--labels 0 1 2 3 4 5 6 7 8 9 --iterations 64"),
+    dreamt("images that a network trained on ImageNet (real) takes for a class", "efficientnet_lite0",
+           "--model efficientnet_lite0 --seeds 0"),
+)  # fmt: skip
+
+
 def cats_and_dogs(what: str, name: str, flags: str) -> Run:
     stem = f"assignments/hw2-cnn-{name}"
     command = " ".join(f"python assignments/hw2/cnn.py {flags} {SEEDS}".split())
@@ -61,4 +75,4 @@ ECHOES = (
     echo("echoes after 0 to 12 letters, as told (synthetic)", "to12", "--max_delay 12"),
     echo("trained for 0 to 8 letters, told up to 12 (synthetic)", "to8-room12", "--max_delay 8 --room 12"),
 )
-RUNS = (DIGITS, DERIVATIVES, GRADIENTS, *CATS_AND_DOGS, *ECHOES)
+RUNS = (DIGITS, DERIVATIVES, *DREAMS, GRADIENTS, *CATS_AND_DOGS, *ECHOES)

@@ -22,6 +22,8 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "deep_features/vit.py": "deep_features.vit",
     "assignments/hw1/mlp.py": "assignments.hw1.digits",
     "assignments/hw1/derivatives.py": "assignments.hw1.derivatives",
+    "assignments/hw1/sgd.py": "assignments.hw1.sgd",
+    "assignments/hw1/dreams.py": "assignments.hw1.dreams",
     "assignments/hw2/cnn.py": "assignments.hw2.cnn",
     "assignments/hw2/gated.py": "assignments.hw2.gated",
     "assignments/hw2/memory.py": "assignments.hw2.memory",

@@ -55,6 +55,8 @@ COMMANDS = {
     ],
     "assignments/hw2/memory.py": [("--out", FILE)],
     "assignments/hw1/derivatives.py": [("--out", FILE)],
+    "assignments/hw1/sgd.py": [("--out", FILE)],
+    "assignments/hw1/dreams.py": [("--out", FILE)],
     "assignments/hw2/gated.py": [("--out", FILE)],
     "benchmarks/deep_features.py": [("--data_root", NOWHERE)],
     "benchmarks/q1_attention.py": [("--out", FILE)],
