@@ -93,7 +93,9 @@ deep-features: .venv/installed ## deep feature learning on MNIST: every study, a
 assignments: .venv/installed ## the assignments' runs, some hours on two cores; refreshes the same
 	$(RUN) assignments/hw1/mlp.py
 	$(RUN) assignments/hw1/derivatives.py
+	$(RUN) assignments/hw1/dreams.py --labels 0 1 2 3 4 5 6 7 8 9 --iterations 64
 	$(RUN) assignments/hw2/gated.py
+	$(RUN) assignments/hw2/spikes.py --study --resume
 	for delays in "" "--max_delay 8" "--max_delay 12" "--max_delay 8 --room 12"; do \
 	  $(RUN) assignments/hw2/memory.py $$delays --seeds 0 1 2 --resume || exit; done
 	$(RUN) assignments/hw2/cnn.py --dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 60 \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assignments.hw1 import derivatives, digits, dreams
-from assignments.hw2 import cnn, gated, memory
+from assignments.hw2 import cnn, gated, memory, spike_plots
 from common.catalogue import Run, checked, plots
 
 DIGITS = Run(
@@ -75,4 +75,12 @@ ECHOES = (
     echo("echoes after 0 to 12 letters, as told (synthetic)", "to12", "--max_delay 12"),
     echo("trained for 0 to 8 letters, told up to 12 (synthetic)", "to8-room12", "--max_delay 8 --room 12"),
 )
-RUNS = (DIGITS, DERIVATIVES, *DREAMS, GRADIENTS, *CATS_AND_DOGS, *ECHOES)
+SPIKES = Run(
+    "temporal order (synthetic): spikes of the loss, and eight ways to train",
+    "assignments/hw2-spikes",
+    "python assignments/hw2/spikes.py --study",
+    plots("assignments/hw2-spikes", "worst", "recipes"),
+    load=checked(*spike_plots.STUDY_KEYS),
+    draw=spike_plots.draw,
+)
+RUNS = (DIGITS, DERIVATIVES, *DREAMS, GRADIENTS, *CATS_AND_DOGS, *ECHOES, SPIKES)
