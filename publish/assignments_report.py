@@ -6,11 +6,16 @@ import math
 
 import numpy as np
 
+from assignments.hw2 import spikes
 from publish.latex import Document, Results, number, spread, tabular
 from records import mean_std
 
-DERIVATIVES, GRADIENTS = "assignments/hw1-derivatives", "assignments/hw2-gradients"
-COMMANDS = {DERIVATIVES: "assignments/hw1/derivatives.py", GRADIENTS: "assignments/hw2/gated.py"}
+DERIVATIVES, GRADIENTS, SPIKES = (f"assignments/{name}" for name in ("hw1-derivatives", "hw2-gradients", "hw2-spikes"))
+COMMANDS = {
+    DERIVATIVES: "assignments/hw1/derivatives.py",
+    GRADIENTS: "assignments/hw2/gated.py",
+    SPIKES: "assignments/hw2/spikes.py --study",
+}
 
 
 def result_of(results: Results, name: str) -> dict:
@@ -79,6 +84,13 @@ def through_time(results: Results) -> dict[str, str]:
     }
 
 
+def temporal_order(results: Results) -> dict[str, str]:
+    """What the study of spikes found."""
+    result = result_of(results, SPIKES)
+    words = spikes.finding(result).replace("“", "``").replace("”", "''").replace("%", r"\%")
+    return {"spikes-seeds": str(len(result["seeds"])), "spikes-finding": words}
+
+
 def gradients(results: Results) -> str:
     """A row for each gain and bias."""
     rows = [
@@ -97,5 +109,8 @@ def gradients(results: Results) -> str:
 
 
 DOCUMENT = Document(
-    name="assignments", folder="assignments", numbers=(softmax, through_time), tables={"gradients": gradients}
+    name="assignments",
+    folder="assignments",
+    numbers=(softmax, through_time, temporal_order),
+    tables={"gradients": gradients},
 )
