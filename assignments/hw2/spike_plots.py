@@ -34,7 +34,7 @@ def plot_spike(result: dict) -> Figure:
         axes.set_title(words)
     for axes in figure.axes[2:]:
         axes.set_xlabel("steps from the worst one")
-    figure.suptitle("A spike of the course's run: temporal order (synthetic)", fontsize=9)
+    figure.suptitle("The worst spike as the course trains: temporal order (synthetic)", fontsize=9)
     return figure
 
 

@@ -252,7 +252,7 @@ def run(config: Config) -> dict:
 
 
 def study(config: Config) -> dict:
-    """Every recipe with every seed, side by side; the steps are those of the course's run, with the first seed."""
+    """Every recipe with every seed, side by side; the steps kept are those of the course's recipe at its worst spike."""
     runs = {
         name: [replace(config, study=False, seed=seed, **changes) for seed in config.seeds]
         for name, changes in RECIPES.items()
@@ -262,13 +262,17 @@ def study(config: Config) -> dict:
     rows, steps = {}, None
     for name, group in runs.items():
         results = [next(found) for _ in group]
-        steps = steps or results[0].get("steps")
+        steps = steps or max(results, key=worst_quotient).get("steps")
         rows[name] = {
             "settings": RECIPES[name],
             "trials": [trial(result) for result in results],
             "metrics": {"test": {"accuracy": records.mean_std([tested(result) for result in results])}},
         }
     return {"recipes": rows} | ({"steps": steps} if steps else {})
+
+
+def worst_quotient(result: dict) -> float:
+    return max((quotient for _, quotient in result["spikes"]), default=0)
 
 
 def tested(result: dict) -> float:
@@ -296,8 +300,10 @@ def finding(result: dict) -> str:
     """Which ways to train have no spike with any seed, in a sentence."""
     count = len(result["seeds"])
     good = [name for name, row in result["recipes"].items() if all(map(succeeds, row["trials"]))]
-    spiky = sum(bool(trial["spikes"]) for trial in next(iter(result["recipes"].values()))["trials"])
-    first = f"As the course trains, {spiky} of {count} networks have a spike."
+    course = next(iter(result["recipes"].values()))["trials"]
+    spiky, slow = sum(bool(trial["spikes"]) for trial in course), sum(not trial["epochs_to_learn"] for trial in course)
+    first = f"As the course trains, {spiky} of {count} networks have a spike"
+    first += f", and {slow} have not learnt at the end." if slow else "."
     if not good:
         best = max(result["recipes"].items(), key=lambda item: sum(map(succeeds, item[1]["trials"])))
         reached = sum(map(succeeds, best[1]["trials"]))

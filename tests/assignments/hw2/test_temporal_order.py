@@ -136,6 +136,8 @@ def test_what_is_said_of_a_study_turns_with_it():
     assert spikes.finding(result) == (
         "As the course trains, 1 of 2 networks have a spike. Without any, and at least 99 % right: “other”."
     )
+    result["recipes"]["as the course trains"]["trials"][1]["epochs_to_learn"] = None
+    assert "1 of 2 networks have a spike, and 1 have not learnt at the end." in spikes.finding(result)
     result["recipes"]["other"] = row(poor, smooth)
     assert "No way to train keeps all of them without one" in spikes.finding(result)
     assert "keeps 1." in spikes.finding(result)
