@@ -252,7 +252,7 @@ def run(config: Config) -> dict:
 
 
 def study(config: Config) -> dict:
-    """Every recipe with every seed, side by side; the steps kept are those of the course's recipe at its worst spike."""
+    """Every recipe with every seed, side by side; the steps kept are those of the course at its worst spike."""
     runs = {
         name: [replace(config, study=False, seed=seed, **changes) for seed in config.seeds]
         for name, changes in RECIPES.items()
