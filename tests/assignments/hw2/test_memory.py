@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
+from assignments import runs
 from assignments.hw2 import echo, memory
+from records import ROOT
 
 
 def test_what_is_to_be_said_after_delays_that_differ():
@@ -66,3 +68,13 @@ def test_two_seeds_learn_and_are_put_together(tmp_path, capsys):
     assert result["data"]["source"] == "synthetic"
     assert len(list((tmp_path / "plots" / "assignments").glob("hw2-echo-delay1-[gl]*.png"))) == 2
     assert "delay   1: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("run", runs.ECHOES[:3], ids=lambda run: run.name)
+def test_what_the_notebook_concludes_holds_in_the_committed_results(run):
+    """Three seeds, each delay by itself above 99 %, and long strings no worse than that."""
+    result = run.result(ROOT)
+    assert len(result["trials"]) == 3
+    for trial in result["trials"]:
+        assert min(trial["by_delay"].values()) > 0.99
+        assert min(trial["by_length"].values()) > 0.99
