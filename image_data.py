@@ -30,6 +30,7 @@ HOLD_OUT_SEED = 0  # which training images those are
 MNIST_LARGEST = 60_000  # images in one file
 LEEWAY = 8  # times the official size is what a MedMNIST file may have at most
 MOST_COMPRESSED = 1100  # times, rounded up from the 1032 that deflate can reach
+SHUFFLE_SEED = 0  # of the one order of shuffled pixels
 ENCRYPTED = 1  # a bit of a zip member's flags
 IDX_BYTES = 0x800  # the first four bytes of an MNIST file say "unsigned bytes", and the number of dimensions
 
@@ -141,6 +142,15 @@ def with_course_test_split(data: ImageData) -> ImageData:
     kept = [(labels == c).nonzero().flatten()[:count] for c, count in enumerate(COURSE_TEST_COUNTS)]
     indices = torch.cat(kept).sort().values
     return dataclasses.replace(data, test=(images[indices], labels[indices]))
+
+
+def with_shuffled_pixels(data: ImageData) -> ImageData:
+    """The same images with their pixels in another order, one for all: what is near in an image is near no more."""
+    height, width = data.train[0].shape[2:]
+    order = torch.randperm(height * width, generator=torch.Generator().manual_seed(SHUFFLE_SEED))
+    parts = {part: getattr(data, part) for part in PARTS}
+    moved = {part: (images.flatten(2)[..., order].view_as(images), labels) for part, (images, labels) in parts.items()}
+    return dataclasses.replace(data, **moved)
 
 
 def _medmnist_info(name: str) -> tuple[dict, str]:

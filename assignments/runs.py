@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assignments.hw1 import derivatives, digits, dreams
-from assignments.hw2 import cnn, gated, memory, spike_plots
+from assignments.hw2 import cnn, gated, memory, permuted, spike_plots
 from common.catalogue import Run, checked, plots
 
 DIGITS = Run(
@@ -69,6 +69,14 @@ CATS_AND_DOGS = (
     cats_and_dogs("the course's cats and dogs (real)", "cats_and_dogs_filtered-1500",
                   "--dataset cats_and_dogs_filtered --train_size 1500 --validation_size 500 --image_size 64"),
 )  # fmt: skip
+PERMUTED = Run(
+    "two small networks on MNIST (real), pixels in order and shuffled",
+    "assignments/hw2-permuted-mnist",
+    f"python assignments/hw2/permuted.py {SEEDS}",
+    plots("assignments/hw2-permuted-mnist", "accuracies"),
+    load=checked(*permuted.KEYS),
+    draw=permuted.draw,
+)
 ECHOES = (
     echo("echoes after 4 letters (synthetic)", "delay4"),
     echo("echoes after 0 to 8 letters, as told (synthetic)", "to8", "--max_delay 8"),
@@ -76,11 +84,11 @@ ECHOES = (
     echo("trained for 0 to 8 letters, told up to 12 (synthetic)", "to8-room12", "--max_delay 8 --room 12"),
 )
 SPIKES = Run(
-    "temporal order (synthetic): spikes of the loss, and eight ways to train",
+    "temporal order (synthetic): spikes of the loss, and ways to train",
     "assignments/hw2-spikes",
     "python assignments/hw2/spikes.py --study",
     plots("assignments/hw2-spikes", "worst", "recipes"),
     load=checked(*spike_plots.STUDY_KEYS),
     draw=spike_plots.draw,
 )
-RUNS = (DIGITS, DERIVATIVES, *DREAMS, GRADIENTS, *CATS_AND_DOGS, *ECHOES, SPIKES)
+RUNS = (DIGITS, DERIVATIVES, *DREAMS, GRADIENTS, *CATS_AND_DOGS, PERMUTED, *ECHOES, SPIKES)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import command_line
 import records
@@ -19,6 +21,29 @@ class Run(Protocol):
     def command(self) -> list[str]: ...
 
     def file(self, suffix: str) -> Path: ...
+
+
+class Training:
+    """What makes a script's dataclass of flags such a run: its settings, files and command line."""
+
+    QUESTION: ClassVar[str]  # the folder of its results
+    ASIDE: ClassVar[tuple[str, ...]]  # flags that a trained network does not depend on
+    out: str
+
+    @property
+    def run_name(self) -> str:
+        raise NotImplementedError
+
+    def settings(self) -> dict:
+        """What a trained network depends on."""
+        return {name: value for name, value in vars(self).items() if name not in self.ASIDE}
+
+    def file(self, suffix: str) -> Path:
+        return Path(self.out) / self.QUESTION / f"{self.run_name}{suffix}"
+
+    def command(self) -> list[str]:
+        """The command line that gives this configuration."""
+        return [sys.executable, str(Path(inspect.getfile(type(self))).resolve()), *command_line.flags_of(self)]
 
 
 def results_side_by_side(runs: list[Run], head: Callable[[Run], dict], keys: tuple[str, ...] = ()) -> list[dict]:

@@ -20,7 +20,6 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,12 +33,11 @@ from common.geometry import in_each_direction
 from deep_features import classifier, convolution, study
 from deep_features.classifier import schedule_flag
 from deep_features.study import Settings, Study, study_flag
-from image_data import PARTS, ImageData
+from image_data import ImageData, with_shuffled_pixels
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
 SHIFTS = (0, 1, 2, 3, 4)  # pixels
 AVERAGE_DECAY = 0.995  # of the moving average of the weights, per step
-PERMUTATION_SEED = 0  # of the one permutation of the pixels
 SIZES = Check(lambda sizes: all(0 <= size <= 4096 for size in sizes), "whole numbers from 0 to 4096")
 
 # the exercise's second network: 901,866 parameters
@@ -184,18 +182,10 @@ def build(config: Config) -> CNN:
     return CNN(config).to(memory_format=torch.channels_last)
 
 
-def shuffled(data: ImageData) -> ImageData:
-    """The same images with their pixels in another order, one for all."""
-    order = torch.randperm(28 * 28, generator=torch.Generator().manual_seed(PERMUTATION_SEED))
-    parts = {part: getattr(data, part) for part in PARTS}
-    moved = {part: (images.flatten(1)[:, order].view_as(images), labels) for part, (images, labels) in parts.items()}
-    return dataclasses.replace(data, **moved)
-
-
 def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
     """Train one network; returns it with its trial, and the accuracy on images moved by some pixels."""
     if config.shuffle_pixels:
-        data = shuffled(data)
+        data = with_shuffled_pixels(data)
     model = build(config)
     trial = classifier.train(config, data, model, average_decay=AVERAGE_DECAY if config.average else None)
     if not config.all_training:

@@ -1,4 +1,4 @@
-"""What the assignments' report takes from results/: where softmax becomes exact, and how gradients go through time."""
+"""What the assignments' report takes from results/: exact softmax, shuffled pixels, gradients through time, spikes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import math
 
 import numpy as np
 
-from assignments.hw2 import spikes
+from assignments.hw2 import permuted, spikes
 from publish.latex import Document, Results, number, spread, tabular
 from records import mean_std
 
-DERIVATIVES, GRADIENTS, SPIKES = (f"assignments/{name}" for name in ("hw1-derivatives", "hw2-gradients", "hw2-spikes"))
+DERIVATIVES, GRADIENTS, SPIKES, PERMUTED = (
+    f"assignments/{name}" for name in ("hw1-derivatives", "hw2-gradients", "hw2-spikes", "hw2-permuted-mnist")
+)
 COMMANDS = {
     DERIVATIVES: "assignments/hw1/derivatives.py",
     GRADIENTS: "assignments/hw2/gated.py",
     SPIKES: "assignments/hw2/spikes.py --study",
+    PERMUTED: "assignments/hw2/permuted.py --seeds 0 1 2",
 }
 
 
@@ -91,6 +94,18 @@ def temporal_order(results: Results) -> dict[str, str]:
     return {"spikes-seeds": str(len(result["seeds"])), "spikes-finding": words}
 
 
+def shuffled_pixels(results: Results) -> dict[str, str]:
+    """Two small networks with pixels in order and shuffled."""
+    result = result_of(results, PERMUTED)
+    sizes = (model["parameters"] for model in result["models"].values())
+    counts = " and ".join(f"{size:,}" for size in sorted(set(sizes), reverse=True))
+    return {
+        "permuted-seeds": str(len(result["seeds"])),
+        "permuted-parameters": counts,
+        "permuted-finding": permuted.finding(result),
+    }
+
+
 def gradients(results: Results) -> str:
     """A row for each gain and bias."""
     rows = [
@@ -111,6 +126,6 @@ def gradients(results: Results) -> str:
 DOCUMENT = Document(
     name="assignments",
     folder="assignments",
-    numbers=(softmax, through_time, temporal_order),
+    numbers=(softmax, shuffled_pixels, through_time, temporal_order),
     tables={"gradients": gradients},
 )

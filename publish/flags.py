@@ -27,6 +27,7 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "assignments/hw2/cnn.py": "assignments.hw2.cnn",
     "assignments/hw2/gated.py": "assignments.hw2.gated",
     "assignments/hw2/memory.py": "assignments.hw2.memory",
+    "assignments/hw2/permuted.py": "assignments.hw2.permuted",
     "assignments/hw2/spikes.py": "assignments.hw2.spikes",
     "download_octmnist.py": "download_octmnist",
     "download_ljspeech.py": "download_ljspeech",

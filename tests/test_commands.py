@@ -54,6 +54,7 @@ COMMANDS = {
         ("--dataset", "cats_and_dogs_filtered", "--data_root", NOWHERE),
     ],
     "assignments/hw2/memory.py": [("--out", FILE)],
+    "assignments/hw2/permuted.py": [("--data_root", NOWHERE)],
     "assignments/hw2/spikes.py": [("--out", FILE)],
     "assignments/hw1/derivatives.py": [("--out", FILE)],
     "assignments/hw1/sgd.py": [("--out", FILE)],

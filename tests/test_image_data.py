@@ -17,7 +17,7 @@ from medmnist import INFO
 from sklearn.datasets import load_digits
 
 import image_data
-from image_data import load_images, with_course_test_split
+from image_data import load_images, with_course_test_split, with_shuffled_pixels
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZES = {"train": 12, "val": 5, "test": 7}
@@ -446,3 +446,15 @@ def test_mnist_archives_that_are_damaged_or_grow_are_refused(tmp_path):
         path.write_bytes(data)
         with pytest.raises(ValueError, match="is damaged or no file of MNIST's format"):
             load_images("mnist", tmp_path, validation_size=5000)
+
+
+def test_shuffled_images_have_the_same_pixels_in_one_other_order():
+    data = load_images("digits", "data")
+    other = with_shuffled_pixels(data)
+    for part in ("train", "val", "test"):
+        images, moved = getattr(data, part)[0].flatten(1), getattr(other, part)[0].flatten(1)
+        assert not torch.equal(images, moved)
+        assert torch.equal(images.sort(1).values, moved.sort(1).values)
+    places = other.train[0].flatten(1)[:, :50, None] == data.train[0].flatten(1)[:, None, :]  # (N, 50, 784)
+    again = other.val[0].flatten(1)[:, :50, None] == data.val[0].flatten(1)[:, None, :]
+    assert (places.all(0) & again.all(0)).any(1).all()  # each new pixel is one and the same old one in all images

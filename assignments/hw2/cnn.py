@@ -21,6 +21,7 @@ import command_line  # first, for Ctrl-C during the others
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ from common.classification import (
     predict,
 )
 from common.geometry import jitter
-from common.grid import results_side_by_side
+from common.grid import Training, results_side_by_side
 from image_data import ImageData
 
 WIDTHS = (24, 48, 96)  # channels of the stem and of the two residual blocks
@@ -50,7 +51,7 @@ SHOWN = 6  # examples of each kind that a result keeps
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Training):
     """The flags."""
 
     dataset: str = flag(CIFAR, "cifar10_jpeg, cifar10 or cats_and_dogs_filtered", choices=DATASETS, metavar="NAME")
@@ -73,24 +74,15 @@ class Config:
     resume: bool = flag(False, "go on from the checkpoints of the same command")
     overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
+    QUESTION: ClassVar[str] = "assignments"
+    ASIDE: ClassVar[tuple[str, ...]] = ("data_root", "download", "seeds", "device", "out", "resume", "overwrite")
+
     __post_init__ = check_flags
 
     @property
     def run_name(self) -> str:
         kind = f"{self.dataset}-{self.train_size}" + ("-plain" if self.no_augment else "")
         return f"hw2-cnn-{kind}" + ("" if self.seeds else f"-seed{self.seed}")
-
-    def settings(self) -> dict:
-        """What a trained network depends on."""
-        aside = ("data_root", "download", "seeds", "device", "out", "resume", "overwrite")
-        return {name: value for name, value in vars(self).items() if name not in aside}
-
-    def file(self, suffix: str) -> Path:
-        return Path(self.out) / "assignments" / f"{self.run_name}{suffix}"
-
-    def command(self) -> list[str]:
-        """The command line that gives this configuration."""
-        return [sys.executable, str(Path(__file__).resolve()), *command_line.flags_of(self)]
 
 
 class ResidualBlock(nn.Module):

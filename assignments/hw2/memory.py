@@ -21,6 +21,7 @@ import command_line  # first, for Ctrl-C during the others
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ import utils
 from assignments.hw2 import echo
 from command_line import COUNT, DEVICES, POSITIVE, SEED, SEEDS, check_flags, flag, within
 from common.classification import get_number_trainable_params
-from common.grid import results_side_by_side
+from common.grid import Training, results_side_by_side
 
 LONGER = ((15, 25), (25, 50), (50, 100), (100, 200))  # lengths of tested strings, in letters
 SHOWN = "thequickbrownfoxjumps"  # whose gates are drawn
@@ -41,7 +42,7 @@ CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Training):
     """The flags."""
 
     delay: int = flag(4, "letters between hearing and saying, for a network of one delay", within(0, 100))
@@ -60,6 +61,9 @@ class Config:
     resume: bool = flag(False, "go on from the checkpoints of the same command")
     overwrite: bool = flag(False, "replace a run of the same name with other settings")
 
+    QUESTION: ClassVar[str] = "assignments"
+    ASIDE: ClassVar[tuple[str, ...]] = ("seeds", "device", "out", "resume", "overwrite")
+
     def __post_init__(self):
         check_flags(self)
         if self.room is not None and self.room < (self.max_delay or 0):
@@ -75,18 +79,6 @@ class Config:
         kind = f"delay{self.delay}" if self.max_delay is None else f"to{self.max_delay}"
         kind += f"-room{self.room}" if self.room not in (None, self.max_delay) else ""
         return f"hw2-echo-{kind}" + ("" if self.seeds else f"-seed{self.seed}")
-
-    def settings(self) -> dict:
-        """What a trained network depends on."""
-        aside = ("seeds", "device", "out", "resume", "overwrite")
-        return {name: value for name, value in vars(self).items() if name not in aside}
-
-    def file(self, suffix: str) -> Path:
-        return Path(self.out) / "assignments" / f"{self.run_name}{suffix}"
-
-    def command(self) -> list[str]:
-        """The command line that gives this configuration."""
-        return [sys.executable, str(Path(__file__).resolve()), *command_line.flags_of(self)]
 
 
 class FreshBatches:
@@ -259,7 +251,8 @@ def plot_learning(result: dict) -> Figure:
     lengths.errorbar(
         names, [s["mean"] for s in scores], yerr=[s["std"] or 0 for s in scores], fmt="o-", ms=4, capsize=2
     )
-    lengths.set(xlabel="letters of a string", ylabel="letters said right (%)", ylim=(None, 101))
+    lowest = min(s["mean"] - (s["std"] or 0) for s in scores)
+    lengths.set(xlabel="letters of a string", ylabel="letters said right (%)", ylim=(min(95, lowest - 2), 100.5))
     lengths.tick_params(axis="x", labelsize=7)
     figure.suptitle(f"Echoes of {in_words(result)}: random letters (synthetic)", fontsize=9)
     return figure
@@ -276,7 +269,7 @@ def plot_gates(result: dict) -> Figure:
     axes.set(xlabel="letter that is read", ylabel="unit, by its mean")
     axes.grid(False)
     figure.colorbar(image, label="update gate")
-    figure.suptitle(f"Echoes of {in_words(result)}: what is kept", fontsize=9)
+    figure.suptitle(f"Echoes of {in_words(result)}, learnt from random letters (synthetic)", fontsize=9)
     return figure
 
 

@@ -1,7 +1,7 @@
 """Homework 2's temporal order, trained: why its loss spikes, and what removes the spikes without another model.
 
 python assignments/hw2/spikes.py                                  the course's run, with a close look at its worst spike
-python assignments/hw2/spikes.py --optimizer adam --clip_norm 0.1 --schedule linear
+python assignments/hw2/spikes.py --optimizer adam --learning_rate 0.005 --schedule loss
 python assignments/hw2/spikes.py --study                          several ways to train, six seeds each
 
 Every epoch has sequences of its own. A spike is an epoch whose mean loss is more than twice the least one before it,
@@ -21,8 +21,9 @@ import command_line  # first, for Ctrl-C during the others
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,21 +34,22 @@ import utils
 from assignments.hw2 import spike_plots
 from assignments.hw2.temporal_order import CLASSES, LEVELS, SEQUENCES, SimpleLSTM, draw_sequences
 from command_line import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SEEDS, check_flags, flag, within
-from common.grid import results_side_by_side
+from common.grid import Training, results_side_by_side
 
 OPTIMIZERS = {
     "rmsprop": torch.optim.RMSprop,
     "adam": torch.optim.Adam,
     "amsgrad": lambda weights, lr: torch.optim.Adam(weights, lr, amsgrad=True),
 }
-SCHEDULES = ("constant", "linear", "cycle", "loss")
+SCHEDULES = ("constant", "linear", "loss")
 STEPS = SEQUENCES // 32  # of an epoch, with batches of any size: a larger one sees more sequences
 LEARNT, TWICE = 0.1, 2.0
-FOLLOWED = 0.5  # the running mean of the loss below which the step size of the schedule "loss" is proportional to it
+FOLLOWED = 1.0  # the running mean of the loss below which the step size of the schedule "loss" is proportional to it
 MEMORY = 0.95  # share of that mean which a step leaves
 VALIDATION_SEED, TEST_SEED, TESTED = 10_000, 20_000, 2000
 BEFORE, AFTER = 120, 80  # steps kept around the worst one
 FOLLOWING = {"schedule": "loss"}
+ADAM = {"optimizer": "adam", "learning_rate": 5e-3, "batch_size": 128, "clip_norm": 1.0}
 RECIPES: dict[str, dict] = {
     "as the course trains": {},
     "gradients clipped to 1": {"clip_norm": 1.0},
@@ -56,13 +58,13 @@ RECIPES: dict[str, dict] = {
     "Adam, larger steps": {"optimizer": "adam", "learning_rate": 5e-3},
     "steps falling to 0": {"schedule": "linear"},
     "steps follow the loss": FOLLOWING,
-    "Adam, clipped, follows": FOLLOWING
-    | {"optimizer": "adam", "learning_rate": 5e-3, "batch_size": 64, "clip_norm": 1.0},
+    "Adam, clipped, follows": FOLLOWING | ADAM,
+    "AMSGrad, clipped, follows": FOLLOWING | ADAM | {"optimizer": "amsgrad"},
 }
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Training):
     """The flags; their defaults are the course's run."""
 
     level: str = flag("moderate", "how long the sequences are", choices=tuple(LEVELS))
@@ -71,7 +73,7 @@ class Config:
     learning_rate: float = flag(1e-3, "its step size, the largest of a schedule", POSITIVE)
     schedule: str = flag(
         "constant",
-        "of the step size: constant, linear to 0, one cycle, or as the running loss falls",
+        "of the step size: constant, linear to 0, or as the running loss falls",
         choices=SCHEDULES,
     )
     batch_size: int = flag(32, "sequences per step", COUNT)
@@ -84,6 +86,9 @@ class Config:
     resume: bool = flag(False, "go on from the checkpoints of the same command")
     overwrite: bool = flag(False, "replace a run of the same name with other settings")
 
+    QUESTION: ClassVar[str] = "assignments"
+    ASIDE: ClassVar[tuple[str, ...]] = ("study", "seeds", "out", "resume", "overwrite")
+
     __post_init__ = check_flags
 
     @property
@@ -95,18 +100,6 @@ class Config:
             value = getattr(self, name)
             changed += f"-{name}{value}" if value != getattr(default, name) else ""
         return f"hw2-spikes{changed}-seed{self.seed}"
-
-    def settings(self) -> dict:
-        """What a trained network depends on; of a study, what its trainings share."""
-        aside = ("study", "seeds", "out", "resume", "overwrite")
-        return {name: value for name, value in vars(self).items() if name not in aside}
-
-    def file(self, suffix: str) -> Path:
-        return Path(self.out) / "assignments" / f"{self.run_name}{suffix}"
-
-    def command(self) -> list[str]:
-        """The command line that gives this configuration."""
-        return [sys.executable, str(Path(__file__).resolve()), *command_line.flags_of(self)]
 
 
 class FreshBatches:
@@ -124,6 +117,19 @@ class FreshBatches:
             yield draw_sequences(LEVELS[self.config.level], self.config.batch_size, generator)
 
 
+class FollowsLoss:
+    """A step size in proportion to the running loss, once that is below FOLLOWED: for `LambdaLR`, which saves it."""
+
+    def __init__(self):
+        self.running = math.log(len(CLASSES))  # mean of the losses, the later ones with more weight
+
+    def see(self, loss: float) -> None:
+        self.running = MEMORY * self.running + (1 - MEMORY) * loss
+
+    def __call__(self, step: int) -> float:
+        return min(1, self.running / FOLLOWED)
+
+
 class StepRecorder:
     """What each step of an optimiser is: gradient norm, mean root of the second moments, length of the step.
 
@@ -133,7 +139,7 @@ class StepRecorder:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.weights = list(model.parameters())
         self.steps: dict[str, list[float]] = {"loss": [], "gradient": [], "root": [], "step": []}
-        self.running = math.log(len(CLASSES))  # mean of the losses, the later ones with more weight
+        self.follower = FollowsLoss()
         optimizer.register_step_pre_hook(self.before)
         optimizer.register_step_post_hook(self.after)
 
@@ -141,7 +147,7 @@ class StepRecorder:
         """Of each sequence, as `utils.fit` asks for."""
         losses = F.cross_entropy(model(batch[0]), batch[1], reduction="none")
         self.steps["loss"].append(losses.mean().item())
-        self.running = MEMORY * self.running + (1 - MEMORY) * self.steps["loss"][-1]
+        self.follower.see(self.steps["loss"][-1])
         return losses
 
     def before(self, optimizer: torch.optim.Optimizer, *_) -> None:
@@ -188,12 +194,11 @@ def spikes(losses: list[float]) -> list[tuple[int, float]]:
 def scheduler_of(
     config: Config, optimizer: torch.optim.Optimizer, recorder: StepRecorder
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
-    steps = config.epochs * STEPS
     if config.schedule == "loss":
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: min(1, recorder.running / FOLLOWED))
-    if config.schedule == "cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps)
-    return torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, steps) if config.schedule == "linear" else None
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, recorder.follower)
+    if config.schedule == "linear":
+        return torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, config.epochs * STEPS)
+    return None
 
 
 @torch.no_grad()
@@ -304,11 +309,18 @@ def finding(result: dict) -> str:
     spiky, slow = sum(bool(trial["spikes"]) for trial in course), sum(not trial["epochs_to_learn"] for trial in course)
     first = f"As the course trains, {spiky} of {count} networks have a spike"
     first += f", and {slow} have not learnt at the end." if slow else "."
-    if not good:
-        best = max(result["recipes"].items(), key=lambda item: sum(map(succeeds, item[1]["trials"])))
-        reached = sum(map(succeeds, best[1]["trials"]))
-        return f"{first} No way to train keeps all of them without one; the best, “{best[0]}”, keeps {reached}."
-    return f"{first} Without any, and at least 99 % right: {', '.join(f'“{name}”' for name in good)}."
+    if good:
+        return f"{first} Without any, and at least 99 % right: {quoted(good)}."
+    reached = {name: sum(map(succeeds, row["trials"])) for name, row in result["recipes"].items()}
+    most = max(reached.values())
+    best = quoted(name for name, number in reached.items() if number == most)
+    return (
+        f"{first} No way to train makes all {count} learn without one, to at least 99 %; the most are {most}: {best}."
+    )
+
+
+def quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"“{name}”" for name in names)
 
 
 def print_result(result: dict) -> None:

@@ -1,0 +1,42 @@
+"""What README.md says of the other courses, each line from a result worked out by hand."""
+
+import pytest
+
+from publish import courses
+
+
+def scores(mean: float, std: float) -> dict:
+    return {"test": {"accuracy": {"mean": mean, "std": std, "values": [mean - std, mean, mean + std]}}}
+
+
+LINES = {
+    courses.photographs: (
+        {"metrics": scores(0.861, 0.004), "parameters": 163_034, "data": {"sizes": {"train": 9000}}},
+        "CIFAR-10 (JPEG, real): 86.1 ± 0.4 % right from 9,000 images, with 163,034 parameters",
+    ),
+    courses.by_hand: (
+        {"metrics": scores(0.97, 0.002), "data": {"sizes": {"test": 360}}},
+        "97.0 ± 0.2 % of 360 small digits (real) are right, trained without autograd",
+    ),
+    courses.echoes: (
+        {"metrics": scores(0.9995, 0.0002), "config": {"max_delay": 12}},
+        "random letters (synthetic): 99.95 ± 0.02 % repeated at the hardest delay from 0 to 12",
+    ),
+    courses.accuracy: (
+        {"models": {"patches of 4": {"metrics": scores(0.9931, 0.0006), "parameters": 241_000}}},
+        "MNIST (real): 99.31 ± 0.06 % of the test images are right, with 241,000 parameters",
+    ),
+}
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.__name__)
+def test_a_line_says_what_its_result_holds(line):
+    result, words = LINES[line]
+    assert line(result) == words
+
+
+def test_what_was_not_run_is_said_with_its_command(tmp_path):
+    rows = courses.courses(tmp_path).splitlines()[2:]
+    assert len(rows) == len(courses.PARTS)
+    for row, (course, part, run, _) in zip(rows, courses.PARTS, strict=True):
+        assert row == f"| {course} | {part} | not run here: `{run.command}` |"
