@@ -142,6 +142,7 @@ def summary(results: list[dict]) -> dict:
 
 # --- what was found ----------------------------------------------------------------------------------
 
+DATA = {"mnist": "MNIST (real)", "digits": "Small digits (real)"}
 KEYS = ("models.*.parameters:number", "models.*.metrics.test.accuracy.mean:number", "data.sizes.test:number")
 
 
@@ -156,7 +157,7 @@ def plot_accuracies(result: dict) -> Figure:
         utils.draw_curves(axes, histories, "val_accuracy", 100, label=name, ls=style)
     utils.epoch_axis(axes, ylabel="validation accuracy (%)")
     axes.legend()
-    figure.suptitle(f"{result['data']['name']} (real), pixels in order or shuffled", fontsize=9)
+    figure.suptitle(f"{DATA[result['data']['name']]}, pixels in order or shuffled", fontsize=9)
     return figure
 
 
@@ -187,7 +188,7 @@ def over(points: float) -> str:
 
 
 def print_result(result: dict) -> None:
-    print(f"\n{result['data']['name']}, test accuracy in %, seeds {', '.join(map(str, result['seeds']))}")
+    print(f"\n{DATA[result['data']['name']]}, test accuracy in %, seeds {', '.join(map(str, result['seeds']))}")
     for name, model in result["models"].items():
         right = records.spread(model["metrics"]["test"]["accuracy"], 100, 2)
         print(f"  {name:26}{model['parameters']:6,} parameters  {right}")

@@ -59,7 +59,8 @@ RECIPES: dict[str, dict] = {
     "steps falling to 0": {"schedule": "linear"},
     "steps follow the loss": FOLLOWING,
     "Adam, clipped, follows": FOLLOWING | ADAM,
-    "AMSGrad, clipped, follows": FOLLOWING | ADAM | {"optimizer": "amsgrad"},
+    "the same with AMSGrad": FOLLOWING | ADAM | {"optimizer": "amsgrad"},
+    "the same, batches of 256": FOLLOWING | ADAM | {"batch_size": 256},
 }
 
 
@@ -253,7 +254,7 @@ def run(config: Config) -> dict:
     start = time.perf_counter()
     with records.claim(config.out, head(config), config.overwrite):
         body = study(config) if config.study else train(config)
-    return head(config) | body | {"seconds": time.perf_counter() - start}
+    return head(config) | {"seconds": time.perf_counter() - start} | body
 
 
 def study(config: Config) -> dict:
@@ -264,16 +265,17 @@ def study(config: Config) -> dict:
     }
     keys = ("history:list", "spikes:list", "metrics.test.accuracy.mean:number")
     found = iter(results_side_by_side([single for group in runs.values() for single in group], head, keys))
-    rows, steps = {}, None
+    rows, steps, seconds = {}, None, 0.0  # of all trainings, also where they were resumed
     for name, group in runs.items():
         results = [next(found) for _ in group]
         steps = steps or max(results, key=worst_quotient).get("steps")
+        seconds += sum(record["seconds"] for result in results for record in result["history"])
         rows[name] = {
             "settings": RECIPES[name],
             "trials": [trial(result) for result in results],
             "metrics": {"test": {"accuracy": records.mean_std([tested(result) for result in results])}},
         }
-    return {"recipes": rows} | ({"steps": steps} if steps else {})
+    return {"recipes": rows, "seconds": seconds} | ({"steps": steps} if steps else {})
 
 
 def worst_quotient(result: dict) -> float:
