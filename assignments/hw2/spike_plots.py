@@ -51,7 +51,7 @@ def plot_recipes(result: dict) -> Figure:
                 range(1, len(trial["losses"]) + 1), trial["losses"], lw=0.9, color=utils.COLOURS[0], alpha=0.6
             )
         smooth = sum(not trial["spikes"] for trial in row["trials"])
-        axes.set_title(f"{name}\n{smooth} of {len(row['trials'])} without a spike", fontsize=7.5)
+        axes.set_title(f"{name}\n{smooth} of {len(row['trials'])} without a spike", fontsize=7)
         axes.axhline(0.1, color="0.6", lw=0.8, ls=":")
     for axes in panels[len(recipes) :]:
         axes.set_axis_off()
