@@ -37,6 +37,11 @@ def scores(log_probs: Tensor, labels: Tensor, task: str) -> dict[str, float]:
     }
 
 
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The share of images (N, C, H, W) that a network gives their label (N)."""
+    return (predict(model, images).argmax(1) == labels).double().mean().item()
+
+
 def confusion_matrix(log_probs: Tensor, labels: Tensor) -> list[list[int]]:
     """How many images of each class (rows) were taken for each class (columns)."""
     classes = log_probs.shape[1]

@@ -28,6 +28,8 @@ class Training:
 
     QUESTION: ClassVar[str]  # the folder of its results
     ASIDE: ClassVar[tuple[str, ...]]  # flags that a trained network does not depend on
+    seed: int
+    seeds: tuple[int, ...]
     out: str
 
     @property
@@ -37,6 +39,16 @@ class Training:
     def settings(self) -> dict:
         """What a trained network depends on."""
         return {name: value for name, value in vars(self).items() if name not in self.ASIDE}
+
+    def head(self, described: dict) -> dict:
+        """How its result begins, by which another run of the same name is told from it; with its data described."""
+        return {
+            "question": self.QUESTION,
+            "run": self.run_name,
+            "config": self.settings(),
+            "seeds": list(self.seeds or (self.seed,)),
+            "data": described,
+        }
 
     def file(self, suffix: str) -> Path:
         return Path(self.out) / self.QUESTION / f"{self.run_name}{suffix}"

@@ -34,6 +34,7 @@ import utils
 from assignments.hw2.cats_dogs import CIFAR, CLASSES, FOLDER, load_cats_dogs
 from command_line import COUNT, DEVICES, NOT_NEGATIVE, POSITIVE, SEED, SEEDS, SHARE, check_flags, flag, within
 from common.classification import (
+    accuracy,
     confident_mistakes,
     confusion_matrix,
     get_number_trainable_params,
@@ -184,10 +185,6 @@ def load(config: Config) -> ImageData:
     return load_cats_dogs(config.dataset, config.data_root, *sizes)
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return (predict(model, images).argmax(1) == labels).double().mean().item()
-
-
 def train(config: Config, data: ImageData) -> dict:
     """Train one network, and test it; the body of its result."""
     utils.configure_seed(config.seed)
@@ -238,28 +235,18 @@ def examples(data: ImageData, log_probs: Tensor) -> dict:
     }
 
 
-def head(config: Config, described: dict) -> dict:
-    return {
-        "question": "assignments",
-        "run": config.run_name,
-        "config": config.settings(),
-        "seeds": list(config.seeds or (config.seed,)),
-        "data": described,
-    }
-
-
 def run(config: Config) -> dict:
     """Do what the flags ask for and return it in the form of a result file."""
     start, data = time.perf_counter(), load(config)
     described = data.describe()
-    with records.claim(config.out, head(config, described), config.overwrite):
+    with records.claim(config.out, config.head(described), config.overwrite):
         if not config.seeds:
             body = train(config, data)
         else:
             singles = [replace(config, seeds=(), download=False, seed=seed) for seed in config.seeds]
-            trials = results_side_by_side(singles, lambda single: head(single, described), ("history:list",))
+            trials = results_side_by_side(singles, lambda single: single.head(described), ("history:list",))
             body = summary(trials)
-    return head(config, described) | body | {"seconds": time.perf_counter() - start}
+    return config.head(described) | body | {"seconds": time.perf_counter() - start}
 
 
 def summary(results: list[dict]) -> dict:

@@ -39,6 +39,7 @@ LONGER = ((15, 25), (25, 50), (50, 100), (100, 200))  # lengths of tested string
 SHOWN = "thequickbrownfoxjumps"  # whose gates are drawn
 VALIDATION_SEED, TEST_SEED = 10_000, 20_000  # of the strings
 CLIP_NORM = 1.0
+DATA = {"name": "random letters", "source": "synthetic"}
 
 
 @dataclass(frozen=True)
@@ -194,27 +195,19 @@ def train(config: Config) -> dict:
     }
 
 
-def head(config: Config) -> dict:
-    return {
-        "question": "assignments",
-        "run": config.run_name,
-        "config": config.settings(),
-        "seeds": list(config.seeds or (config.seed,)),
-        "data": {"name": "random letters", "source": "synthetic"},
-    }
-
-
 def run(config: Config) -> dict:
     """Do what the flags ask for and return it in the form of a result file."""
     start = time.perf_counter()
-    with records.claim(config.out, head(config), config.overwrite):
+    with records.claim(config.out, config.head(DATA), config.overwrite):
         if not config.seeds:
             body = train(config)
         else:
             singles = [replace(config, seeds=(), seed=seed) for seed in config.seeds]
-            trials = results_side_by_side(singles, head, ("history:list", "by_delay:dict", "by_length:dict"))
+            trials = results_side_by_side(
+                singles, lambda single: single.head(DATA), ("history:list", "by_delay:dict", "by_length:dict")
+            )
             body = summary(trials)
-    return head(config) | body | {"seconds": time.perf_counter() - start}
+    return config.head(DATA) | body | {"seconds": time.perf_counter() - start}
 
 
 def summary(results: list[dict]) -> dict:

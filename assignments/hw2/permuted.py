@@ -18,6 +18,7 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 import records
 import utils
 from command_line import COUNT, POSITIVE, SEED, SEEDS, check_flags, flag
-from common.classification import get_number_trainable_params, predict
+from common.classification import accuracy, get_number_trainable_params
 from common.grid import Training, results_side_by_side
 from image_data import ImageData, load_images, with_shuffled_pixels
 
@@ -80,10 +81,6 @@ def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return (predict(model, images).argmax(1) == labels).double().mean().item()
-
-
 def train(config: Config, data: ImageData, network: str, order: str) -> dict:
     """Train one network and test it."""
     utils.configure_seed(config.seed)
@@ -105,29 +102,19 @@ def train(config: Config, data: ImageData, network: str, order: str) -> dict:
     }
 
 
-def head(config: Config, described: dict) -> dict:
-    return {
-        "question": "assignments",
-        "run": config.run_name,
-        "config": config.settings(),
-        "seeds": list(config.seeds or (config.seed,)),
-        "data": described,
-    }
-
-
 def run(config: Config) -> dict:
     """Do what the flags ask for and return it in the form of a result file."""
     start, data = time.perf_counter(), load_images(config.dataset, config.data_root)
     described = data.describe()
-    with records.claim(config.out, head(config, described), config.overwrite):
+    with records.claim(config.out, config.head(described), config.overwrite):
         if config.seeds:
             singles = [replace(config, seeds=(), seed=seed) for seed in config.seeds]
-            trials = results_side_by_side(singles, lambda single: head(single, described), ("models:dict",))
+            trials = results_side_by_side(singles, lambda single: single.head(described), ("models:dict",))
             models = {name: summary([trial["models"][name] for trial in trials]) for name in trials[0]["models"]}
         else:
             each = ((network, order) for network in NETWORKS for order in ORDERS)
             models = {f"{network}, {order}": train(config, data, network, order) for network, order in each}
-    return head(config, described) | {"models": models, "seconds": time.perf_counter() - start}
+    return config.head(described) | {"models": models, "seconds": time.perf_counter() - start}
 
 
 def summary(results: list[dict]) -> dict:
@@ -171,19 +158,19 @@ def draw(paths, out: str | Path) -> list[Path]:
     return drawn
 
 
-def difference(result: dict, order: str) -> float:
-    """Points of test accuracy that the CNN has over the fully connected network."""
-    connected, cnn = (result["models"][f"{network}, {order}"]["metrics"]["test"]["accuracy"] for network in NETWORKS)
-    return 100 * (cnn["mean"] - connected["mean"])
-
-
 def finding(result: dict) -> str:
     """How far the networks are apart with each order, in words."""
     kept, lost = (difference(result, order) for order in ORDERS)
-    return f"The CNN is {over(kept)} with pixels in order, and {over(lost)} with the same pixels shuffled."
+    return f"The CNN is {kept} with pixels in order, and {lost} with the same pixels shuffled."
 
 
-def over(points: float) -> str:
+def difference(result: dict, order: str) -> str:
+    """The CNN's test accuracy against the fully connected network's, told apart beyond two standard errors."""
+    connected, cnn = (result["models"][f"{network}, {order}"]["metrics"]["test"]["accuracy"] for network in NETWORKS)
+    points = 100 * (cnn["mean"] - connected["mean"])
+    error = 100 * math.hypot(cnn["std"], connected["std"]) / len(result["seeds"]) ** 0.5
+    if abs(points) <= 2 * error:
+        return "neither better nor worse, as far as the seeds tell,"
     return f"{abs(points):.1f} points {'better' if points > 0 else 'worse'}"
 
 
@@ -192,7 +179,8 @@ def print_result(result: dict) -> None:
     for name, model in result["models"].items():
         right = records.spread(model["metrics"]["test"]["accuracy"], 100, 2)
         print(f"  {name:26}{model['parameters']:6,} parameters  {right}")
-    print(finding(result))
+    if len(result["seeds"]) > 1:
+        print(finding(result))
 
 
 @command_line.entry_point
