@@ -1,7 +1,7 @@
 """How fast deep feature learning trains, against the exercise's way of training it, measured in turn in one run.
 
 The exercise's way: a DataLoader that fetches one sample at a time, an unfused optimiser, PyTorch's default number of
-threads, and the runs of the grid one after another. Needs MNIST, and an idle machine: `make benchmark`.
+threads, and one run after another. Needs MNIST, and an idle machine: `make benchmark`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import records
 import utils
 from benchmarks.timing import compare, print_ratios
 from command_line import COUNT, check_flags, flag
-from common.classification import multiply_adds
+from common.classification import accuracy, multiply_adds
 from deep_features import autoencoder, study, vit
 
 THREADS = torch.get_num_threads()  # PyTorch's default: one for each core
+TRANSFORMER_EPOCHS = 3
 MATRIX = 2048  # rows of the large matrices whose product's rate is the limit
 
 
@@ -62,15 +64,37 @@ def our_grid(root: str, epochs: int) -> None:
         study.train_side_by_side([replace(each, seed=0) for each in study.variants_of(base).values()])
 
 
-GRIDS = {"exercise": exercise_grid, "ours": our_grid}
+def exercise_transformers(root: str, epochs: int) -> None:
+    """As many base Vision Transformers as there are threads, one after another, the exercise's way."""
+    data = study.load_data(vit.Config(data_root=root))
+    for seed in range(THREADS):
+        model, optimizer = base_transformer(seed)
+        for _ in range(epochs):
+            exercise_epoch(model, optimizer, data.train)
+            accuracy(model, *data.val)
 
 
-def timed(which: str, root: str, epochs: int, peaks: dict[str, int]) -> float:
-    """Seconds of a grid in a process of its own, from start to end; its peak memory goes into `peaks`."""
+def our_transformers(root: str, epochs: int) -> None:
+    """The same through the script's own processes, side by side."""
+    with tempfile.TemporaryDirectory() as out:
+        base = vit.Config(data_root=root, epochs=epochs, device="cpu", out=out, no_test=True)
+        study.train_side_by_side([replace(base, seed=seed) for seed in range(THREADS)])
+
+
+JOBS = {
+    "exercise_grid": exercise_grid,
+    "our_grid": our_grid,
+    "exercise_transformers": exercise_transformers,
+    "our_transformers": our_transformers,
+}
+
+
+def timed(job: str, root: str, epochs: int, peaks: dict[str, int]) -> float:
+    """Seconds of a job in a process of its own, from start to end; its peak memory goes into `peaks`."""
     start = time.perf_counter()
-    command = [sys.executable, __file__, "--only", which, "--data_root", root, "--epochs", str(epochs)]
+    command = [sys.executable, __file__, "--only", job, "--data_root", root, "--epochs", str(epochs)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    peaks[which] = int(done.stdout.split()[-1])
+    peaks[job] = int(done.stdout.split()[-1])
     return time.perf_counter() - start
 
 
@@ -80,14 +104,18 @@ def peak_memory(processes: int) -> int:
     return 1024 * (own + processes * child)
 
 
-def exercise_epoch(data) -> float:
-    """Seconds of one epoch of the base Vision Transformer, the exercise's way."""
-    torch.set_num_threads(THREADS)
-    utils.configure_seed(0)
+def base_transformer(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    utils.configure_seed(seed)
     model = vit.build(vit.Config())
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    return model, torch.optim.Adam(model.parameters(), lr=1e-3)
+
+
+def exercise_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, images_labels: tuple[Tensor, Tensor]) -> float:
+    """Seconds of one epoch of a classifier, the exercise's way."""
+    torch.set_num_threads(THREADS)
+    model.train()
     start = time.perf_counter()
-    for images, labels in DataLoader(TensorDataset(*data.train), batch_size=128, shuffle=True):
+    for images, labels in DataLoader(TensorDataset(*images_labels), batch_size=128, shuffle=True):
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -121,8 +149,8 @@ class Benchmark:
     data_root: str = flag("data", "folder of MNIST")
     out: str = flag("runs", "folder of the result file")
     repetitions: int = flag(3, "of each comparison", COUNT)
-    epochs: int = flag(3, "epochs of each run of the grid", COUNT)
-    only: str | None = flag(None, "train that grid alone, and print the peak of its memory", choices=tuple(GRIDS))
+    epochs: int = flag(10, "epochs of each run of the grid", COUNT)
+    only: str | None = flag(None, "do that job alone, and print the peak of its memory", choices=tuple(JOBS))
 
     __post_init__ = check_flags
 
@@ -131,9 +159,10 @@ class Benchmark:
 def main(argv: list[str] | None = None) -> None:
     args = command_line.parse(Benchmark, argv, __doc__)
     if args.only:
-        torch.set_num_threads(1 if args.only == "ours" else THREADS)
-        GRIDS[args.only](args.data_root, args.epochs)
-        print(peak_memory(THREADS if args.only == "ours" else 0))
+        ours = args.only.startswith("our")
+        torch.set_num_threads(1 if ours else THREADS)
+        JOBS[args.only](args.data_root, args.epochs)
+        print(peak_memory(THREADS if ours else 0))
         return
     config = vit.Config(data_root=args.data_root, epochs=1, device="cpu", no_test=True)
     data, start = study.load_data(config), time.perf_counter()
@@ -141,17 +170,17 @@ def main(argv: list[str] | None = None) -> None:
     images, peaks = len(data.train[1]), {}
     one_epoch = replace(config, dry_run=True)  # no checkpoint
     our_epoch(one_epoch, data)  # warms up
-    grid = f"the grid of nine autoencoders, {args.epochs} epochs each"
+
+    def jobs(what: str, name: str, epochs: int) -> dict:
+        contenders = (lambda job=job: timed(job, args.data_root, epochs, peaks) for job in JOBS if job.endswith(name))
+        return compare(f"{what}, {epochs} epochs each", *contenders, args.repetitions)
+
     metrics = {
-        "grid": compare(
-            grid,
-            lambda: timed("exercise", args.data_root, args.epochs, peaks),
-            lambda: timed("ours", args.data_root, args.epochs, peaks),
-            args.repetitions,
-        ),
+        "grid": jobs("the grid of nine autoencoders", "grid", args.epochs),
+        "transformers": jobs(f"{THREADS} base Vision Transformers", "transformers", TRANSFORMER_EPOCHS),
         "vit_epoch": compare(
-            "one epoch of the base Vision Transformer",
-            lambda: exercise_epoch(data),
+            "one epoch of one of them, on every core",
+            lambda: exercise_epoch(*base_transformer(0), data.train),
             lambda: our_epoch(one_epoch, data),
             args.repetitions,
             images,
@@ -174,9 +203,9 @@ def main(argv: list[str] | None = None) -> None:
     }
     path = records.save_results(Path(args.out), result)
     print_ratios(metrics)
-    print(
-        f"peak memory: {peaks['exercise'] / 2**20:,.0f} MiB -> {peaks['ours'] / 2**20:,.0f} MiB on {THREADS} processes"
-    )
+    for name in ("grid", "transformers"):
+        baseline, ours = (peaks[job] / 2**20 for job in JOBS if job.endswith(name))
+        print(f"peak memory, {name}: {baseline:,.0f} MiB -> {ours:,.0f} MiB on {THREADS} processes")
     print(f"the Vision Transformer computes at {100 * share:.0f} % of the rate of a large matrix product")
     print(path)
 

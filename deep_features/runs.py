@@ -64,9 +64,9 @@ SELF_ATTENTION = tuple(
         ),
     )
 )
-TRAINING = {"grid": "s", "vit_epoch": "images/s"}  # row of the benchmark: its unit
+TRAINING = {"grid": "s", "transformers": "s", "vit_epoch": "images/s"}  # row of the benchmark: its unit
 SPEED = Run(
-    "the grid and an epoch, timed",
+    "the grid and a Vision Transformer, timed",
     "deep_features/training-speed",
     "python benchmarks/deep_features.py",
     load=checked(*ratio_keys(TRAINING), "peak_bytes.*:number", "share_of_matrix_product:number"),

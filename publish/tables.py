@@ -12,6 +12,7 @@ from asr import runs as q3
 from asr.metrics import NOT_CONVERGED
 from assignments import runs as assignments
 from common.catalogue import NotRun, Run
+from deep_features import runs as features
 from q1 import runs as q1
 from q2 import runs as q2
 from records import spread
@@ -257,8 +258,26 @@ def speed(root: Path) -> str:
             f" {config['hop_ms']:g} ms, the course's 7.3 ms; our training's precision: {config['mixed_precision']}."
             f" `python -m asr transcribe` takes {beyond:.1f} s beyond `import torch, torchaudio` for 10 s of speech."
         )
+    features_speed = features.SPEED.find(root)
+    if features_speed is None:
+        rows.append([features.SPEED.what, *not_run(features.SPEED.command, 3)])
+    else:
+        rows += [speed_row(features_speed["metrics"][name], unit, 2) for name, unit in features.TRAINING.items()]
+        notes.append(peak_memory(features_speed))
     header = ("what", "the course's way", "this", "ratio")
     return "\n\n".join([table(header, rows), " ".join(notes)])
+
+
+def peak_memory(result: dict) -> str:
+    """What the jobs of the deep features benchmark take of memory, and where their limit is."""
+    sizes = {job: f"{size / 2**20:,.0f} MiB" for job, size in result["peak_bytes"].items()}
+    return (
+        f"Deep features: {result['config']['epochs']} epochs instead of the grid's 60, process starts included; the"
+        f" grid's memory goes from {sizes['exercise_grid']} to {sizes['our_grid']}, the Vision Transformers' from"
+        f" {sizes['exercise_transformers']} to {sizes['our_transformers']}, as {result['config']['threads']} processes"
+        f" each hold the images. One Vision Transformer on every core computes at"
+        f" {result['share_of_matrix_product']:.0%} of the rate of a large matrix product."
+    )
 
 
 def speed_row(row: dict, unit: str, digits: int) -> list[str]:
@@ -270,6 +289,6 @@ def speed_row(row: dict, unit: str, digits: int) -> list[str]:
 
 def speed_files(root: Path) -> str:
     """The benchmarks of training and transcription, and where their numbers are."""
-    runs = (q2.TRAINING_SPEED, q3.SPEED, q3.SILENCE)
+    runs = (q2.TRAINING_SPEED, q3.SPEED, q3.SILENCE, features.SPEED)
     rows = [row[:3] for row in run_rows(root, runs)]
     return f"{table(['benchmark', 'result', 'time'], rows)}\n\n{bash(run.command for run in runs)}"

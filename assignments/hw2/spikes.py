@@ -1,7 +1,7 @@
 """Homework 2's temporal order, trained: why its loss spikes, and what removes the spikes without another model.
 
 python assignments/hw2/spikes.py                                  the course's run, with a close look at its worst spike
-python assignments/hw2/spikes.py --optimizer adam --learning_rate 0.005 --schedule loss
+python assignments/hw2/spikes.py --optimizer adam --learning_rate 0.005 --schedule falling
 python assignments/hw2/spikes.py --study                          several ways to train, six seeds each
 
 Every epoch has sequences of its own. A spike is an epoch whose mean loss is more than twice the least one before it,
@@ -41,14 +41,15 @@ OPTIMIZERS = {
     "adam": torch.optim.Adam,
     "amsgrad": lambda weights, lr: torch.optim.Adam(weights, lr, amsgrad=True),
 }
-SCHEDULES = ("constant", "linear", "loss")
+SCHEDULES = ("constant", "linear", "loss", "falling")
 STEPS = SEQUENCES // 32  # of an epoch, with batches of any size: a larger one sees more sequences
 LEARNT, TWICE = 0.1, 2.0
 FOLLOWED = 1.0  # the running mean of the loss below which the step size of the schedule "loss" is proportional to it
+FALLING, POWER = 0.5, 1.5  # of the schedule "falling": the mean below which it falls, and as which power of it
 MEMORY = 0.95  # share of that mean which a step leaves
 VALIDATION_SEED, TEST_SEED, TESTED = 10_000, 20_000, 2000
 BEFORE, AFTER = 120, 80  # steps kept around the worst one
-FOLLOWING = {"schedule": "loss"}
+FOLLOWING, ONLY_FALLING = {"schedule": "loss"}, {"schedule": "falling"}
 ADAM = {"optimizer": "adam", "learning_rate": 5e-3, "batch_size": 128, "clip_norm": 1.0}
 RECIPES: dict[str, dict] = {
     "as the course trains": {},
@@ -61,6 +62,7 @@ RECIPES: dict[str, dict] = {
     "Adam, clipped, follows": FOLLOWING | ADAM,
     "the same with AMSGrad": FOLLOWING | ADAM | {"optimizer": "amsgrad"},
     "the same, batches of 256": FOLLOWING | ADAM | {"batch_size": 256},
+    "Adam, clipped, only falls": ONLY_FALLING | ADAM,
 }
 
 
@@ -74,7 +76,7 @@ class Config(Training):
     learning_rate: float = flag(1e-3, "its step size, the largest of a schedule", POSITIVE)
     schedule: str = flag(
         "constant",
-        "of the step size: constant, linear to 0, or as the running loss falls",
+        "of the step size: constant, linear to 0, loss (as the running loss), or falling (linearly, and as its least)",
         choices=SCHEDULES,
     )
     batch_size: int = flag(32, "sequences per step", COUNT)
@@ -131,16 +133,34 @@ class FollowsLoss:
         return min(1, self.running / FOLLOWED)
 
 
+class FallsWithLoss(FollowsLoss):
+    """A step size that never grows: linear to 0 over `steps`, times (least running loss / FALLING)^POWER below 1.
+
+    One that grows with the loss feeds a spike that has begun.
+    """
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self.least, self.steps = self.running, steps
+
+    def see(self, loss: float) -> None:
+        super().see(loss)
+        self.least = min(self.least, self.running)
+
+    def __call__(self, step: int) -> float:
+        return (1 - step / self.steps) * min(1, (self.least / FALLING) ** POWER)
+
+
 class StepRecorder:
     """What each step of an optimiser is: gradient norm, mean root of the second moments, length of the step.
 
     The norm is that of the gradient which enters the second moments, thus after clipping.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, follower: FollowsLoss):
         self.weights = list(model.parameters())
         self.steps: dict[str, list[float]] = {"loss": [], "gradient": [], "root": [], "step": []}
-        self.follower = FollowsLoss()
+        self.follower = follower
         optimizer.register_step_pre_hook(self.before)
         optimizer.register_step_post_hook(self.after)
 
@@ -193,10 +213,10 @@ def spikes(losses: list[float]) -> list[tuple[int, float]]:
 
 
 def scheduler_of(
-    config: Config, optimizer: torch.optim.Optimizer, recorder: StepRecorder
+    config: Config, optimizer: torch.optim.Optimizer, follower: FollowsLoss
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
-    if config.schedule == "loss":
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, recorder.follower)
+    if config.schedule in ("loss", "falling"):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, follower)
     if config.schedule == "linear":
         return torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, config.epochs * STEPS)
     return None
@@ -214,11 +234,12 @@ def train(config: Config) -> dict:
     utils.configure_seed(config.seed)
     model = SimpleLSTM(config.hidden_size)
     optimizer = OPTIMIZERS[config.optimizer](model.parameters(), lr=config.learning_rate)
-    recorder = StepRecorder(model, optimizer)
+    follower = FallsWithLoss(config.epochs * STEPS) if config.schedule == "falling" else FollowsLoss()
+    recorder = StepRecorder(model, optimizer, follower)
     history = utils.fit(
         model, FreshBatches(config), optimizer, loss_fn=recorder.losses, epochs=config.epochs, seed=config.seed,
         evaluate=lambda model: {"val_accuracy": accuracy(model, config.level, VALIDATION_SEED, 500)},
-        scheduler=scheduler_of(config, optimizer, recorder), clip_norm=config.clip_norm or None, device="cpu",
+        scheduler=scheduler_of(config, optimizer, follower), clip_norm=config.clip_norm or None, device="cpu",
         checkpoint=config.file(".ckpt"), config=config.settings(), resume=config.resume, overwrite=config.overwrite,
     )  # fmt: skip
     losses = [record["train_loss"] for record in history]

@@ -76,7 +76,7 @@ def test_steps_are_recorded_as_rmsprop_takes_them():
     """Against RMSprop by its formula, on one weight: v = .99 v + .01 g^2, and a step of lr g / (sqrt v + eps)."""
     model = torch.nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.RMSprop(model.parameters(), lr=0.1)
-    recorder, v, expected = spikes.StepRecorder(model, optimizer), 0.0, []
+    recorder, v, expected = spikes.StepRecorder(model, optimizer, spikes.FollowsLoss()), 0.0, []
     for gradient in (3.0, -0.01, 0.5):
         model.weight.grad = torch.full((1, 1), gradient)
         optimizer.step()
@@ -86,21 +86,32 @@ def test_steps_are_recorded_as_rmsprop_takes_them():
     assert list(itertools.chain(*found)) == pytest.approx(list(itertools.chain(*expected)), rel=1e-4)
 
 
-def test_the_step_size_follows_the_loss():
-    """Once the running loss is below one half, in proportion to it; worked out in full for three steps."""
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("loss", [0.2, 0.1, 0.02, 0.16]), ("falling", [0.18, 0.16, 0.14 * 0.2**1.5, 0.12 * 0.2**1.5])],
+)
+def test_the_step_size_follows_the_loss(schedule, expected):
+    """Worked out in full for running losses of 1.2, .5, .1 and, again up, .8, as four of ten steps."""
     model = torch.nn.Linear(1, 4)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.2)
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
-    recorder = spikes.StepRecorder(model, optimizer)
-    scheduler = spikes.scheduler_of(spikes.Config(schedule="loss"), optimizer, recorder)
+    follower = spikes.FallsWithLoss(10) if schedule == "falling" else spikes.FollowsLoss()
+    scheduler = spikes.scheduler_of(spikes.Config(schedule=schedule), optimizer, follower)
     rates = []
-    for running in (1.2, 0.5, 0.1):
-        recorder.follower.running = running
+    for running in (1.2, 0.5, 0.1, 0.8):
+        follower.running = running
+        follower.see(running)
         optimizer.step()
         scheduler.step()
         rates.append(scheduler.get_last_lr()[0])
-    assert rates == pytest.approx([0.2, 0.1, 0.02])
+    assert rates == pytest.approx(expected)
+
+
+def test_the_running_loss_moves_a_twentieth_of_the_way():
+    model = torch.nn.Linear(1, 4)
+    recorder = spikes.StepRecorder(model, torch.optim.Adam(model.parameters()), spikes.FollowsLoss())
+    assert recorder.follower.running == pytest.approx(math.log(4))
     recorder.follower.running = 1.0
     losses = recorder.losses(model, (torch.zeros(8, 1), torch.zeros(8, dtype=torch.long)))
     assert recorder.follower.running == pytest.approx(0.95 + 0.05 * losses.mean().item())
@@ -129,9 +140,10 @@ def test_a_short_run_learns_the_easy_level_and_leaves_its_plots(tmp_path, capsys
     assert all(drawn.stat().st_size > 1000 for drawn in spike_plots.draw([path], tmp_path / "again"))
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_step_size(tmp_path, monkeypatch):
+@pytest.mark.parametrize("schedule", ["loss", "falling"])
+def test_a_run_that_was_stopped_goes_on_with_the_same_step_size(tmp_path, monkeypatch, schedule):
     """The running loss, too, is in the checkpoint: the history equals that of a run in one piece."""
-    settings = {"level": "easy", "optimizer": "adam", "learning_rate": 0.03, "schedule": "loss", "epochs": 6}
+    settings = {"level": "easy", "optimizer": "adam", "learning_rate": 0.03, "schedule": schedule, "epochs": 6}
     whole = spikes.train(spikes.Config(**settings, out=str(tmp_path / "whole")))
     stopped = spikes.Config(**settings, out=str(tmp_path / "stopped"))
     epoch = spikes.FreshBatches.epoch
