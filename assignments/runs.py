@@ -50,7 +50,7 @@ DREAMS = (
 def cats_and_dogs(what: str, name: str, flags: str) -> Run:
     stem = f"assignments/hw2-cnn-{name}"
     command = " ".join(f"python assignments/hw2/cnn.py {flags} {SEEDS}".split())
-    return Run(what, stem, command, plots(stem, "accuracies", "examples"), load=checked(*cnn.KEYS), draw=cnn.draw)
+    return Run(what, stem, command, plots(stem, *cnn.PLOTS), load=checked(*cnn.KEYS), draw=cnn.draw)
 
 
 def echo(what: str, name: str, flags: str = "") -> Run:

@@ -13,7 +13,10 @@ from nbclient import NotebookClient
 import records
 
 PATH = records.ROOT / "hw2-q3.ipynb"
-NOTEBOOKS = ("hw2-q3.ipynb", "assignments/hw2/hw2_rnn.ipynb", "assignments/hw2/seq_classification.ipynb")
+NOTEBOOKS = (
+    "hw2-q3.ipynb", "assignments/hw2/hw2_cnn.ipynb", "assignments/hw2/hw2_rnn.ipynb",
+    "assignments/hw2/seq_classification.ipynb",
+)  # fmt: skip
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
 
 

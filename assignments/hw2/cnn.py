@@ -34,7 +34,6 @@ import utils
 from assignments.hw2.cats_dogs import CIFAR, CLASSES, FOLDER, load_cats_dogs
 from command_line import COUNT, DEVICES, NOT_NEGATIVE, POSITIVE, SEED, SEEDS, SHARE, check_flags, flag, within
 from common.classification import (
-    accuracy,
     confident_mistakes,
     confusion_matrix,
     get_number_trainable_params,
@@ -45,10 +44,11 @@ from common.geometry import jitter
 from common.grid import Training, results_side_by_side
 from image_data import ImageData
 
-WIDTHS = (24, 48, 96)  # channels of the stem and of the two residual blocks
+WIDTHS = (32, 64, 128)  # channels of the stem and of the two residual blocks
 AVERAGE_DECAY = 0.995  # of the moving average of the weights, per step
 DATASETS = (CIFAR, "cifar10", FOLDER)
 SHOWN = 6  # examples of each kind that a result keeps
+LAYERS, MAPS = {"stem": "stem", "blocks.0": "first block", "blocks.2": "second block"}, 8  # whose maps it keeps
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ class CNN(nn.Module):
     def __init__(self, dropout: float = 0.3):
         super().__init__()
         stem, middle, last = WIDTHS
-        self.stem = nn.Sequential(conv_bn(3, stem), nn.ReLU(), nn.MaxPool2d(2))  # (B, 24, S / 2, S / 2)
+        self.stem = nn.Sequential(conv_bn(3, stem), nn.ReLU(), nn.MaxPool2d(2))  # (B, 32, S / 2, S / 2)
         self.blocks = nn.Sequential(
             ResidualBlock(stem, middle), nn.MaxPool2d(2), ResidualBlock(middle, last), nn.MaxPool2d(2)
-        )  # (B, 96, S / 8, S / 8)
+        )  # (B, 128, S / 8, S / 8)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(last, len(CLASSES))
 
@@ -166,6 +166,15 @@ def plot_intermediate_output(maps: Tensor, title: str = "", count: int = 16) -> 
     return figure
 
 
+def mirrored_scores(model: nn.Module, images: Tensor) -> Tensor:
+    """Class scores (N, 2), the mean of those of each image and of its mirror image."""
+    return (predict(model, images) + predict(model, images.flip(-1))) / 2
+
+
+def mirrored_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    return (mirrored_scores(model, images).argmax(1) == labels).double().mean().item()
+
+
 # --- training ----------------------------------------------------------------------------------------
 
 
@@ -202,7 +211,7 @@ def train(config: Config, data: ImageData) -> dict:
         return F.cross_entropy(model(images), labels, reduction="none", label_smoothing=config.smoothing)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return {"train_accuracy": accuracy(model, *few), "val_accuracy": accuracy(model, *data.val)}
+        return {"train_accuracy": mirrored_accuracy(model, *few), "val_accuracy": mirrored_accuracy(model, *data.val)}
 
     history = utils.fit(
         model, batches, optimizer, loss_fn=losses, evaluate=evaluate, epochs=config.epochs, seed=config.seed,
@@ -211,14 +220,17 @@ def train(config: Config, data: ImageData) -> dict:
         checkpoint=config.file(".ckpt"), config=config.settings() | {"data": data.digest}, resume=config.resume,
         overwrite=config.overwrite, device=config.device,
     )  # fmt: skip
-    log_probs, labels = predict(model, data.test[0]).log_softmax(1), data.test[1]
+    log_probs, labels = mirrored_scores(model, data.test[0]).log_softmax(1), data.test[1]
     parts = {"train": few, "validation": data.val, "test": data.test}
     return {
         "parameters": get_number_trainable_params(model),
         "history": history,
-        "metrics": {part: {"accuracy": records.mean_std([accuracy(model, *images)])} for part, images in parts.items()},
+        "metrics": {
+            part: {"accuracy": records.mean_std([mirrored_accuracy(model, *images)])} for part, images in parts.items()
+        },
         "confusion_matrix": confusion_matrix(log_probs, labels),
         "examples": examples(data, log_probs),
+        "responses": responses(model, data),
         "baseline": majority_baseline(data),
     }
 
@@ -233,6 +245,17 @@ def examples(data: ImageData, log_probs: Tensor) -> dict:
         kind: [{"true": CLASSES[labels[i]], "pixels": pixels[i].flatten(0, 1).tolist()} for i in indices]
         for kind, indices in (("correct", correct), ("wrong", wrong))
     }
+
+
+def responses(model: nn.Module, data: ImageData) -> dict:
+    """What each layer of LAYERS makes of the first test image: its first maps as bytes, from each map's least value."""
+    image, maps = data.test[0][0], {}
+    for layer in LAYERS:
+        found = intermediate_output(model, image, model.get_submodule(layer))[:MAPS].flatten(1)  # (MAPS, pixels)
+        least, most = found.amin(1, keepdim=True), found.amax(1, keepdim=True)
+        maps[layer] = ((found - least) / (most - least).clamp(min=1e-12) * 255).round().byte().tolist()
+    pixels = data.pixels("test")[0].mul(255).round().byte().permute(1, 2, 0)  # (S, S, 3)
+    return {"true": CLASSES[data.test[1][0]], "pixels": pixels.flatten(0, 1).tolist(), "maps": maps}
 
 
 def run(config: Config) -> dict:
@@ -257,13 +280,17 @@ def summary(results: list[dict]) -> dict:
         for part in first["metrics"]
     }
     trials = [{key: r[key] for key in ("seeds", "history", "confusion_matrix")} for r in results]
-    return {key: first[key] for key in ("parameters", "examples", "baseline")} | {"trials": trials, "metrics": means}
+    return {key: first[key] for key in ("parameters", "examples", "responses", "baseline")} | {
+        "trials": trials,
+        "metrics": means,
+    }
 
 
 # --- what was found ----------------------------------------------------------------------------------
 
 NAMES = {CIFAR: "CIFAR-10 (JPEG)", "cifar10": "CIFAR-10", FOLDER: "cats_and_dogs_filtered"}
-KEYS = ("metrics.test.accuracy.mean:number", "examples.*.*.pixels.*.*:number", "data.name:text")
+KEYS = ("metrics.test.accuracy.mean:number", "examples.*.*.pixels.*.*:number", "responses.maps.*.*.*:number",
+        "responses.pixels.*.*:number", "data.name:text")  # fmt: skip
 
 
 @utils.plot_style()
@@ -283,21 +310,47 @@ def plot_accuracies(result: dict) -> Figure:
 @utils.plot_style()
 def plot_examples(result: dict) -> Figure:
     """Test images that are classified correctly, and the most confident mistakes, with what they show."""
-    size = round(len(result["examples"]["correct"][0]["pixels"]) ** 0.5)
+    size = square(result["examples"]["correct"][0]["pixels"])
     figure = Figure(figsize=(1.0 * SHOWN, 2.6))
     panels = figure.subplots(2, SHOWN, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
     for line, (kind, shown) in zip(panels, result["examples"].items(), strict=True):
         for axes, example in zip(line, shown, strict=False):
-            axes.imshow(np.reshape(example["pixels"], (size, size, 3)))
+            axes.imshow(np.reshape(example["pixels"], (*size, 3)))
             axes.set_title(f"{example['true']}, {'right' if kind == 'correct' else 'taken for the other'}", fontsize=7)
     figure.suptitle(title(result), fontsize=9)
     return figure
 
 
+@utils.plot_style()
+def plot_responses(result: dict) -> Figure:
+    """What the first maps of some layers respond to in one test image, a line for each layer."""
+    shown = result["responses"]
+    figure = Figure(figsize=(0.68 * (MAPS + 1), 0.75 * len(LAYERS) + 0.45))
+    panels = figure.subplots(len(LAYERS), MAPS + 1)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    panels[0, 0].imshow(np.reshape(shown["pixels"], (*square(shown["pixels"]), 3)))
+    for line, (layer, maps) in zip(panels, shown["maps"].items(), strict=True):
+        size = square(maps[0])
+        line[0].set_title(f"{LAYERS[layer]}\n{size[0]}x{size[1]}", fontsize=7, y=-0.05 if line is panels[0] else 0.2)
+        for axes, values in zip(line[1:], maps, strict=True):
+            axes.imshow(np.reshape(values, size), cmap="viridis")
+    figure.suptitle(f"{title(result)}: what layers respond to in a {shown['true']}", fontsize=9)
+    return figure
+
+
+def square(pixels: list) -> tuple[int, int]:
+    side = round(len(pixels) ** 0.5)
+    return side, side
+
+
 def title(result: dict) -> str:
     return f"Cats and dogs of {NAMES[result['data']['name']]}, {result['data']['sizes']['train']:,} to train on"
+
+
+PLOTS = {"accuracies": plot_accuracies, "examples": plot_examples, "responses": plot_responses}
 
 
 def draw(paths, out: str | Path) -> list[Path]:
@@ -305,7 +358,7 @@ def draw(paths, out: str | Path) -> list[Path]:
     drawn = []
     for path in paths:
         result = records.load_result(path, *KEYS)
-        for name, plot in (("accuracies", plot_accuracies), ("examples", plot_examples)):
+        for name, plot in PLOTS.items():
             drawn += utils.save_figure(plot(result), Path(out) / "assignments" / f"{result['run']}-{name}", path)
     return drawn
 

@@ -42,8 +42,8 @@ def plot_spike(result: dict) -> Figure:
 def plot_recipes(result: dict) -> Figure:
     """Mean loss of every epoch, a panel for each way to train and a line for each seed."""
     recipes = result["recipes"]
-    columns, lines = 5, -(-len(recipes) // 5)
-    figure = Figure(figsize=(6.9, 1.75 * lines + 0.3))
+    columns, lines = 4, -(-len(recipes) // 4)
+    figure = Figure(figsize=(6.9, 1.6 * lines + 0.3))
     panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
     for axes, (name, row) in zip(panels, recipes.items(), strict=False):
         for trial in row["trials"]:

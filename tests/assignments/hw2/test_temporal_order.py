@@ -194,3 +194,7 @@ def test_what_is_said_of_a_study_turns_with_it():
     )
     result["recipes"]["third"] = row(smooth, spiky)
     assert spikes.finding(result).endswith("the most are 1: “other”, “third”.")
+    result["recipes"] |= {spikes.CHOSEN: row(smooth, smooth), spikes.CONFIRMED: row(smooth, spiky)}
+    assert spikes.finding(result).endswith(
+        "right: “Adam, clipped, only falls”. With 2 other seeds, “Adam, clipped, only falls” does so with 1."
+    )
