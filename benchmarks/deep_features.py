@@ -148,8 +148,8 @@ class Benchmark:
 
     data_root: str = flag("data", "folder of MNIST")
     out: str = flag("runs", "folder of the result file")
-    repetitions: int = flag(3, "of each comparison", COUNT)
-    epochs: int = flag(10, "epochs of each run of the grid", COUNT)
+    repetitions: int = flag(2, "of each comparison", COUNT)
+    epochs: int = flag(20, "epochs of each run of the grid", COUNT)
     only: str | None = flag(None, "do that job alone, and print the peak of its memory", choices=tuple(JOBS))
 
     __post_init__ = check_flags
