@@ -64,6 +64,7 @@ POSITIVE = Check(lambda value: 0 < value < math.inf, "positive")
 NOT_NEGATIVE = Check(lambda value: 0 <= value < math.inf, "not negative")
 SHARE = Check(lambda value: 0 <= value < 1, "at least 0 and less than 1")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "no", "bf16")
 
 
 def flag(

@@ -13,7 +13,19 @@ from typing import Any
 
 import records
 from asr.text import MAX_TOKENS
-from command_line import COUNT, DEVICES, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Check, check_flags, flag, within
+from command_line import (
+    COUNT,
+    DEVICES,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PRECISIONS,
+    SEED,
+    SHARE,
+    Check,
+    check_flags,
+    flag,
+    within,
+)
 
 SHIPPED = records.ROOT / "checkpoints" / "ljspeech-345-tuned-lstm.safetensors"
 HOP_MS = 16.0  # milliseconds between frames of a spectrogram
@@ -78,9 +90,7 @@ class Config:
     )
     seed: int = flag(0, "seed of the weights, the order and SpecAugment", SEED)
     device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
-    mixed_precision: str = flag(
-        "auto", "auto: bf16 where the device computes in it; no; or bf16", choices=("auto", "no", "bf16")
-    )
+    mixed_precision: str = flag("auto", "auto: bf16 where the device computes in it; no; or bf16", choices=PRECISIONS)
     out: str = out_flag()
     cache: str = cache_flag()
     name: str | None = flag(
@@ -114,17 +124,10 @@ class Config:
 
     @property
     def precision(self) -> str:
-        """bf16 or no; auto means bf16 where the device computes in it, not only emulates it."""
-        import torch
+        """bf16 or no, as `precision_of` decides."""
+        from common.processes import precision_of
 
-        if self.mixed_precision != "auto":
-            return self.mixed_precision
-        if self.device != "cpu" and torch.cuda.is_available():
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            processor = torch.cpu.get_capabilities()
-            native = self.device != "mps" and (processor.get("avx512_bf16") or processor.get("amx_bf16"))
-        return "bf16" if native else "no"
+        return precision_of(self.mixed_precision, self.device)
 
     @property
     def run_name(self) -> str:

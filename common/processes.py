@@ -28,6 +28,18 @@ PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GP
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 
 
+def precision_of(mixed_precision: str, device: str) -> str:
+    """bf16 or no; auto means bf16 where the device computes in it, not only emulates it."""
+    if mixed_precision != "auto":
+        return mixed_precision
+    if device != "cpu" and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        processor = torch.cpu.get_capabilities()
+        native = device != "mps" and (processor.get("avx512_bf16") or processor.get("amx_bf16"))
+    return "bf16" if native else "no"
+
+
 def connect(device: str, mixed_precision: str, tensorboard: Path | None) -> Accelerator:
     """Join the processes of the launch, each with a device of its own: GPUs where there are any, or the CPU.
 

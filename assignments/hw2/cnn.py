@@ -32,7 +32,19 @@ from torch import Tensor, nn
 import records
 import utils
 from assignments.hw2.cats_dogs import CIFAR, CLASSES, FOLDER, load_cats_dogs
-from command_line import COUNT, DEVICES, NOT_NEGATIVE, POSITIVE, SEED, SEEDS, SHARE, check_flags, flag, within
+from command_line import (
+    COUNT,
+    DEVICES,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PRECISIONS,
+    SEED,
+    SEEDS,
+    SHARE,
+    check_flags,
+    flag,
+    within,
+)
 from common.classification import (
     confident_mistakes,
     confusion_matrix,
@@ -42,6 +54,7 @@ from common.classification import (
 )
 from common.geometry import jitter
 from common.grid import Training, results_side_by_side
+from common.processes import precision_of
 from image_data import ImageData
 
 WIDTHS = (32, 64, 128)  # channels of the stem and of the two residual blocks
@@ -71,6 +84,7 @@ class Config(Training):
     seed: int = flag(0, "seed of the weights and the order", SEED)
     seeds: tuple[int, ...] = flag((), "train once per seed, side by side", SEEDS, shown="only SEED")
     device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
+    mixed_precision: str = flag("auto", "auto: bf16 where the device computes in it; no; or bf16", choices=PRECISIONS)
     out: str = flag("runs", "folder for results, plots and checkpoints")
     resume: bool = flag(False, "go on from the checkpoints of the same command")
     overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
@@ -79,6 +93,13 @@ class Config(Training):
     ASIDE: ClassVar[tuple[str, ...]] = ("data_root", "download", "seeds", "device", "out", "resume", "overwrite")
 
     __post_init__ = check_flags
+
+    @property
+    def precision(self) -> str:
+        return precision_of(self.mixed_precision, self.device)
+
+    def settings(self) -> dict:
+        return super().settings() | {"mixed_precision": self.precision}
 
     @property
     def run_name(self) -> str:
@@ -218,7 +239,7 @@ def train(config: Config, data: ImageData) -> dict:
         augment=None if config.no_augment else moved, average_decay=AVERAGE_DECAY,
         scheduler=torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.epochs * len(batches)),
         checkpoint=config.file(".ckpt"), config=config.settings() | {"data": data.digest}, resume=config.resume,
-        overwrite=config.overwrite, device=config.device,
+        overwrite=config.overwrite, device=config.device, mixed_precision=config.precision,
     )  # fmt: skip
     log_probs, labels = mirrored_scores(model, data.test[0]).log_softmax(1), data.test[1]
     parts = {"train": few, "validation": data.val, "test": data.test}
