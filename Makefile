@@ -99,7 +99,7 @@ assignments: .venv/installed ## the assignments' runs, some hours on two cores; 
 	for delays in "" "--max_delay 8" "--max_delay 12" "--max_delay 8 --room 12"; do \
 	  $(RUN) assignments/hw2/memory.py $$delays --seeds 0 1 2 --resume || exit; done
 	$(RUN) assignments/hw2/permuted.py --seeds 0 1 2 --resume
-	$(RUN) assignments/hw2/cnn.py --dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 60 \
+	$(RUN) assignments/hw2/cnn.py --dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 120 \
 	  --seeds 0 1 2 --resume
 	$(RUN) -m publish
 

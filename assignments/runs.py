@@ -63,9 +63,9 @@ def echo(what: str, name: str, flags: str = "") -> Run:
 CATS_AND_DOGS = (
     cats_and_dogs("2,000 cats and dogs of CIFAR-10 (JPEG, real)", "cifar10_jpeg-2000", ""),
     cats_and_dogs("9,000 of them", "cifar10_jpeg-9000",
-                  "--train_size 9000 --validation_size 1000 --epochs 60"),
+                  "--train_size 9000 --validation_size 1000 --epochs 120"),
     cats_and_dogs("9,000 cats and dogs of CIFAR-10 as it was published (real)", "cifar10-9000",
-                  "--dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 60"),
+                  "--dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 120"),
     cats_and_dogs("the course's cats and dogs (real)", "cats_and_dogs_filtered-1500",
                   "--dataset cats_and_dogs_filtered --train_size 1500 --validation_size 500 --image_size 64"),
 )  # fmt: skip

@@ -43,3 +43,15 @@ def jitter(images: Tensor, degrees: float = 10, zoom: float = 0.1, shift: float 
 
     moves = uniform(2 * shift), uniform(2 * shift)
     return reframe(images, uniform(math.radians(degrees)), uniform(zoom).exp(), moves)
+
+
+def cut_out(images: Tensor, side: int) -> Tensor:
+    """Images (N, C, H, W), a square set to 0 at a random place of each, if need be in part (DeVries and Taylor 2017)."""
+
+    def inside(size: int) -> Tensor:
+        start = torch.randint(size, (len(images), 1), device=images.device) - side // 2
+        place = torch.arange(size, device=images.device) - start  # (N, size), from the square's edge
+        return (place >= 0) & (place < side)
+
+    rows, columns = (inside(size) for size in images.shape[2:])
+    return images * ~(rows[:, None, :, None] & columns[:, None, None, :])

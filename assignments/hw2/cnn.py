@@ -52,12 +52,13 @@ from common.classification import (
     majority_baseline,
     predict,
 )
-from common.geometry import jitter
+from common.geometry import cut_out, jitter
 from common.grid import Training, results_side_by_side
 from common.processes import precision_of
 from image_data import ImageData
 
 WIDTHS = (32, 64, 128)  # channels of the stem and of the two residual blocks
+CUT = 0.4  # side of the square that training images lack, as a share of theirs
 AVERAGE_DECAY = 0.995  # of the moving average of the weights, per step
 DATASETS = (CIFAR, "cifar10", FOLDER)
 SHOWN = 6  # examples of each kind that a result keeps
@@ -74,7 +75,7 @@ class Config(Training):
     train_size: int = flag(2000, "training images, half of them cats", within(2, 9998))
     validation_size: int = flag(500, "images for validation, likewise", within(2, 9998))
     image_size: int = flag(32, "pixels on a side, of pictures that are larger", within(16, 256))
-    epochs: int = flag(100, "passes over the training images", COUNT)
+    epochs: int = flag(200, "passes over the training images", COUNT)
     batch_size: int = flag(64, "images per step", COUNT)
     learning_rate: float = flag(3e-3, "largest step size of AdamW, which falls to 0", POSITIVE)
     weight_decay: float = flag(0.05, "weight decay", NOT_NEGATIVE)
@@ -200,10 +201,11 @@ def mirrored_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float
 
 
 def moved(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """A batch with half of its images mirrored, and all turned, scaled and moved a little."""
+    """A batch with half of its images mirrored, all turned, scaled and moved a little, and a square missing in each."""
     images, labels = batch
     mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return jitter(torch.where(mirrored, images.flip(-1), images)), labels
+    images = jitter(torch.where(mirrored, images.flip(-1), images))
+    return cut_out(images, round(CUT * images.shape[-1])), labels
 
 
 def load(config: Config) -> ImageData:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.geometry import in_each_direction, jitter, reframe, shifted
+from common.geometry import cut_out, in_each_direction, jitter, reframe, shifted
 
 
 @pytest.mark.parametrize(("down", "right"), [(1, 0), (-1, 0), (0, 3), (0, -3), (2, -4)])
@@ -45,3 +45,22 @@ def test_jitter_keeps_within_its_limits():
     assert offsets.abs().max() > 2.5
     assert offsets.mean(1).abs().max() < 0.3
     torch.testing.assert_close(jitter(image, 0, 0, 0), image, rtol=0, atol=1e-4)
+
+
+def test_a_square_is_cut_out_of_each_image_at_a_place_of_its_own():
+    torch.manual_seed(0)
+    images = torch.rand(300, 2, 9, 12) + 1
+    found = cut_out(images, 4)
+    missing = found == 0  # (N, C, H, W)
+    assert torch.equal(found[~missing], images[~missing])
+    assert torch.equal(missing[:, 0], missing[:, 1])
+    places = set()
+    for mask in missing[:, 0]:
+        rows, columns = mask.nonzero().unbind(1)
+        height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
+        assert mask.sum() == height * width  # a rectangle
+        at_edge = rows.min() == 0 or rows.max() == 8, columns.min() == 0 or columns.max() == 11
+        assert height == 4 or (height in (2, 3) and at_edge[0])
+        assert width == 4 or (width in (2, 3) and at_edge[1])
+        places.add((int(rows.min()), int(columns.min())))
+    assert len(places) > 50
