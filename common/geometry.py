@@ -46,7 +46,7 @@ def jitter(images: Tensor, degrees: float = 10, zoom: float = 0.1, shift: float 
 
 
 def cut_out(images: Tensor, side: int) -> Tensor:
-    """Images (N, C, H, W), a square set to 0 at a random place of each, if need be in part (DeVries and Taylor 2017)."""
+    """Images (N, C, H, W) with a square of each at 0, somewhere, if need be in part (DeVries and Taylor 2017)."""
 
     def inside(size: int) -> Tensor:
         start = torch.randint(size, (len(images), 1), device=images.device) - side // 2
