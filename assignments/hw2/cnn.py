@@ -75,7 +75,7 @@ class Config(Training):
     train_size: int = flag(2000, "training images, half of them cats", within(2, 9998))
     validation_size: int = flag(500, "images for validation, likewise", within(2, 9998))
     image_size: int = flag(32, "pixels on a side, of pictures that are larger", within(16, 256))
-    epochs: int = flag(200, "passes over the training images", COUNT)
+    epochs: int = flag(100, "passes over the training images", COUNT)
     batch_size: int = flag(64, "images per step", COUNT)
     learning_rate: float = flag(3e-3, "largest step size of AdamW, which falls to 0", POSITIVE)
     weight_decay: float = flag(0.05, "weight decay", NOT_NEGATIVE)

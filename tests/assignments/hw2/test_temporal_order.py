@@ -196,5 +196,5 @@ def test_what_is_said_of_a_study_turns_with_it():
     assert spikes.finding(result).endswith("the most are 1: “other”, “third”.")
     result["recipes"] |= {spikes.CHOSEN: row(smooth, smooth), spikes.CONFIRMED: row(smooth, spiky)}
     assert spikes.finding(result).endswith(
-        "right: “the same, batches of 256”. “the same, batches of 256” does so with 2, and with 1 of 2 other seeds."
+        "right: “Adam, clipped, only falls”. “Adam, clipped, only falls” does so with 2, and with 1 of 2 other seeds."
     )
