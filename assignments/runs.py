@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from assignments.hw1 import derivatives, digits, dreams
 from assignments.hw2 import cnn, gated, memory, permuted, spike_plots
+from assignments.hw3 import ebm, ocr_plots
 from common.catalogue import Run, checked, plots
 
 DIGITS = Run(
@@ -91,4 +92,29 @@ SPIKES = Run(
     load=checked(*spike_plots.STUDY_KEYS),
     draw=spike_plots.draw,
 )
-RUNS = (DIGITS, DERIVATIVES, *DREAMS, GRADIENTS, *CATS_AND_DOGS, PERMUTED, *ECHOES, SPIKES)
+ENERGIES = Run(
+    "energies of a circle (synthetic): collapse, canyon, margin",
+    "assignments/hw3-energies",
+    "python assignments/hw3/ebm.py",
+    plots("assignments/hw3-energies", "surfaces", "depths"),
+    load=checked(*ebm.KEYS),
+    draw=ebm.draw,
+)
+READERS = Run(
+    "rendered words (synthetic), read in four ways",
+    "assignments/hw3-ocr",
+    "python assignments/hw3/ocr.py --study",
+    plots("assignments/hw3-ocr", *ocr_plots.PLOTS),
+    load=checked(*ocr_plots.STUDY_KEYS),
+    draw=ocr_plots.draw,
+)
+READING_SPEED = Run(
+    "an epoch of the reader, timed (synthetic)",
+    "assignments/hw3-training-speed",
+    "python benchmarks/hw3_paths.py",
+    load=checked("metrics.epoch.ratio.median:number"),
+)
+RUNS = (
+    DIGITS, DERIVATIVES, *DREAMS, GRADIENTS, *CATS_AND_DOGS, PERMUTED, *ECHOES, SPIKES, ENERGIES, READERS,
+    READING_SPEED,
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the assignments' report takes from results/: exact softmax, shuffled pixels, gradients through time, spikes."""
+"""What the assignments' report takes from results/: softmax, pixels, gradients through time, spikes, energies."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import math
 import numpy as np
 
 from assignments.hw2 import permuted, spikes
+from assignments.hw3.ocr_plots import NAMES as READERS
 from publish.latex import Document, Results, number, spread, tabular
 from records import mean_std
 
-DERIVATIVES, GRADIENTS, SPIKES, PERMUTED = (
-    f"assignments/{name}" for name in ("hw1-derivatives", "hw2-gradients", "hw2-spikes", "hw2-permuted-mnist")
+DERIVATIVES, GRADIENTS, SPIKES, PERMUTED, ENERGIES, READING = (
+    f"assignments/{name}"
+    for name in ("hw1-derivatives", "hw2-gradients", "hw2-spikes", "hw2-permuted-mnist", "hw3-energies", "hw3-ocr")
 )
+BETA = r"$\beta=$"
 COMMANDS = {
     DERIVATIVES: "assignments/hw1/derivatives.py",
     GRADIENTS: "assignments/hw2/gated.py",
     SPIKES: "assignments/hw2/spikes.py --study",
     PERMUTED: "assignments/hw2/permuted.py --seeds 0 1 2",
+    ENERGIES: "assignments/hw3/ebm.py",
+    READING: "assignments/hw3/ocr.py --study",
 }
 
 
@@ -106,6 +111,53 @@ def shuffled_pixels(results: Results) -> dict[str, str]:
     }
 
 
+def grows(way: dict) -> str:
+    """What the depth of a canyon did in the second half of its training, beyond two standard errors of its seeds."""
+    growth = way["still_growing"]
+    error = (growth["std"] or 0) / len(growth["values"]) ** 0.5
+    if abs(growth["mean"] - 1) <= max(2 * error, 0.05):
+        return "stands still"
+    return f"{'grows' if growth['mean'] > 1 else 'shrinks'} to {number(growth['mean'], 2)} times its value half-way"
+
+
+def energies(results: Results) -> dict[str, str]:
+    """Collapse, and depths that go on growing or don't."""
+    result = result_of(results, ENERGIES)
+    ways = result["ways"]
+    alone, margin = (ways[name]["depth"] for name in ("right answers only", "margin"))
+    depths = [
+        f"with {name.replace('beta', BETA)} the depth is {spread(way['depth'], digits=1)} at the end, and {grows(way)}"
+        for name, way in ways.items()
+        if name != "right answers only"
+    ]
+    return {
+        "hw3-energy-seeds": str(len(result["seeds"])),
+        "hw3-collapse": (
+            "Measured on the circle (synthetic), right answers then lie"
+            f" {spread(alone, digits=2)} below wrong ones, and {spread(margin, digits=2)} with a margin."
+        ),
+        "hw3-canyon": f"{'; '.join(depths)}.",
+    }
+
+
+def reading(results: Results) -> dict[str, str]:
+    """How many words each way to train reads, in a sentence."""
+    result = result_of(results, READING)
+    length = result["config"]["word_length"]
+    parts = [
+        f"{READERS[name]}: {spread(method['by_set'][str(length)]['paths_exact'], 100)} and"
+        f" {spread(method['by_set'][str(2 * length)]['paths_exact'], 100)}"
+        for name, method in result["methods"].items()
+    ]
+    return {
+        "hw3-reader": (
+            f"Trained on rendered words (synthetic) of {length} letters, moved at random, the share in \\% of words of"
+            f" {length} and of {2 * length} letters that are read without a mistake is, over {len(result['seeds'])}"
+            f" seeds: {'; '.join(parts)}."
+        )
+    }
+
+
 def gradients(results: Results) -> str:
     """A row for each gain and bias."""
     rows = [
@@ -126,6 +178,6 @@ def gradients(results: Results) -> str:
 DOCUMENT = Document(
     name="assignments",
     folder="assignments",
-    numbers=(softmax, shuffled_pixels, through_time, temporal_order),
+    numbers=(softmax, shuffled_pixels, through_time, temporal_order, energies, reading),
     tables={"gradients": gradients},
 )

@@ -1,0 +1,1 @@
+"""Homework 3: energy-based models, and reading words."""
