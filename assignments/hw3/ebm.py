@@ -174,6 +174,7 @@ def plot_surfaces(result: dict) -> Figure:
     for axes, (name, way) in zip(figure.subplots(1, len(ways), sharey=True), ways.items(), strict=True):
         extent = (-1, 1, -LIMIT, LIMIT)
         axes.imshow(way["surface"], origin="lower", extent=extent, aspect="auto", cmap="viridis")
+        axes.grid(visible=False)
         axes.plot(np.cos(angles), np.sin(angles), color="white", lw=0.7, ls=":")
         low, high = np.min(way["surface"]), np.max(way["surface"])
         axes.set_title(f"{name}\n{low:.1f} to {high:.1f}", fontsize=7)
@@ -186,15 +187,18 @@ def plot_surfaces(result: dict) -> Figure:
 @utils.plot_style()
 def plot_depths(result: dict) -> Figure:
     """How far the right answers lie below the wrong ones, while each way to train goes on."""
-    figure = Figure(figsize=(4.6, 2.7))
+    figure = Figure(figsize=(5.6, 2.6))
     axes = figure.subplots()
-    for (name, way), style in zip(result["ways"].items(), ("-", "--", "-.", ":", (0, (5, 1))), strict=True):
+    styles = zip(utils.COLOURS, ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1))), strict=False)
+    for (name, way), (colour, style) in zip(result["ways"].items(), styles, strict=True):
         depths = np.array(way["depths"]).mean(0)
-        axes.plot(np.linspace(0, result["config"]["steps"], len(depths) + 1)[1:], depths, ls=style, label=name)
+        axes.plot(
+            np.linspace(0, result["config"]["steps"], len(depths) + 1)[1:], depths, color=colour, ls=style, label=name
+        )
     axes.set_yscale("symlog", linthresh=1)
     axes.set(xlabel="step", ylabel="mean wrong energy minus right")
     axes.set_title("Depth of the canyon (synthetic)")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

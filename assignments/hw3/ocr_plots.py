@@ -26,6 +26,7 @@ def plot_hello(result: dict) -> Figure:
     axes.set_yticks(range(27), [*string.ascii_lowercase, "between"], fontsize=7)
     axes.set(xlabel="window of the image (synthetic)", ylabel="code")
     axes.set_title("Energies of “hello”, single letters learnt")
+    axes.grid(visible=False)
     figure.colorbar(shown, ax=axes, label="energy")
     return figure
 
@@ -60,17 +61,19 @@ def plot_lengths(result: dict) -> Figure:
 
 @utils.plot_style()
 def plot_energies(result: dict) -> Figure:
-    """Free energies of right words and of the best wrong ones, before and after the training on words."""
+    """How far the best wrong word lies above the right one, before and after the training on words."""
     name, method = next(iter(methods_of(result).items()))
-    figure = Figure(figsize=(6.3, 2.4))
-    panels = figure.subplots(1, 2)
-    for axes, (when, energies) in zip(panels, method["trials"][0]["free_energies"].items(), strict=True):
-        for label, style in (("right", {}), ("wrong", {"histtype": "step", "lw": 1.5})):
-            axes.hist(energies[label], 30, label=f"{label} word", alpha=0.7, **style)
-        axes.set(xlabel="free energy", title=f"{when} the training on words")
-    panels[0].set_ylabel("images (synthetic)")
-    panels[0].legend()
-    figure.suptitle(f"Free energies, trained along the {NAMES[name]}", fontsize=9)
+    figure = Figure(figsize=(4.6, 2.6))
+    axes = figure.subplots()
+    found = method["trials"][0]["free_energies"]
+    gaps = {when: np.subtract(energies["wrong"], energies["right"]) for when, energies in found.items()}
+    bins = np.linspace(min(map(np.min, gaps.values())), max(map(np.max, gaps.values())), 50)
+    for (when, values), style in zip(gaps.items(), ({"histtype": "step", "lw": 1.5}, {"alpha": 0.7}), strict=True):
+        axes.hist(values, bins, label=when, **style)
+    axes.axvline(0, color="0.4", lw=0.8, ls=":")
+    axes.set(xlabel="free energy of the best wrong word minus that of the right one", ylabel="images (synthetic)")
+    axes.set_title(f"Before and after the training on words ({NAMES[name]})")
+    axes.legend()
     return figure
 
 
