@@ -99,6 +99,8 @@ assignments: .venv/installed ## the assignments' runs, some hours on two cores; 
 	for delays in "" "--max_delay 8" "--max_delay 12" "--max_delay 8 --room 12"; do \
 	  $(RUN) assignments/hw2/memory.py $$delays --seeds 0 1 2 --resume || exit; done
 	$(RUN) assignments/hw2/permuted.py --seeds 0 1 2 --resume
+	$(RUN) assignments/hw3/ebm.py
+	$(RUN) assignments/hw3/ocr.py --study --resume
 	$(RUN) assignments/hw2/cnn.py --dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 120 \
 	  --seeds 0 1 2 --resume
 	$(RUN) -m publish
@@ -113,6 +115,7 @@ benchmark: .venv/installed-benchmark ## speed against peers and the course's way
 	$(RUN) benchmarks/q3_throughput.py
 	$(RUN) benchmarks/q3_silence.py
 	$(RUN) benchmarks/deep_features.py
+	$(RUN) benchmarks/hw3_paths.py
 	$(RUN) -m publish
 
 ## Publish

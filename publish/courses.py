@@ -54,6 +54,15 @@ def echoes(result: dict) -> str:
     return f"random letters (synthetic): {spread(hardest, 100, 2)} % repeated at the hardest delay from 0 to {longest}"
 
 
+def words(result: dict) -> str:
+    length, sets = result["config"]["word_length"], result["methods"]["nll"]["by_set"]
+    right, twice = (spread(sets[str(count)]["paths_exact"], 100, 1) for count in (length, 2 * length))
+    return (
+        f"rendered words (synthetic): {right} % of {length} letters and {twice} % of {2 * length} are read exactly,"
+        f" trained on {length}"
+    )
+
+
 PARTS: tuple[tuple[str, str, Run, Callable[[dict], str]], ...] = (
     (FEATURES, "autoencoders", features.IMPROVED, autoencoder),
     (FEATURES, "stacked autoencoders", features.STACKED[2], few_labels),
@@ -62,6 +71,7 @@ PARTS: tuple[tuple[str, str, Run, Callable[[dict], str]], ...] = (
     (ASSIGNMENTS, "backpropagation by hand", assignments.DIGITS, by_hand),
     (ASSIGNMENTS, "a CNN: cats and dogs", assignments.CATS_AND_DOGS[1], photographs),
     (ASSIGNMENTS, "a GRU's memory", assignments.ECHOES[2], echoes),
+    (ASSIGNMENTS, "energies that read words", assignments.READERS, words),
 )
 
 

@@ -26,7 +26,7 @@ LAYERS = {
     "Question 2": ["hw2-q2"],
     "Question 3": ["asr.*"],
     "deep feature learning": ["deep_features.*"],
-    "assignments' parts": ["assignments.hw1.*", "assignments.hw2.*"],
+    "assignments' parts": ["assignments.hw1.*", "assignments.hw2.*", "assignments.hw3.*", "assignments.hw4.*"],
     "assignments": ["assignments.*"],
     "publishing": ["publish.*"],
     "the top": ["demo.*", "benchmarks.*"],

@@ -100,6 +100,11 @@ class SimpleNet(nn.Module):
 # --- what is made small: of energies (B, L, 27) and codes (B, T), a loss for each image (B) -----------
 
 
+def letter_loss(energies: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy on the negated energies of the only window (eq:hw3-letters); the first code is the letter."""
+    return F.cross_entropy(-energies[:, 0], targets[:, 0], reduction="none")
+
+
 def viterbi_loss(energies: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy along the best path of the right word, which the energies choose (eq:hw3-viterbi)."""
     path = best_paths(path_table(build_path_matrix(energies.detach(), targets)))  # (B, L)
@@ -211,15 +216,11 @@ def batches_of(dataset: SimpleWordsDataset, size: int) -> Iterator[tuple[Tensor,
 
 
 def train_letters(model: nn.Module, seed: int) -> float:
-    """Cross-entropy on the negated energies of single letters (eq:hw3-letters); the accuracy on 100 others."""
+    """Learn single letters; the accuracy on 100 others."""
     optimizer = torch.optim.Adam(model.parameters(), LETTER_RATE)
     images, targets = collate_fn(list(SimpleWordsDataset(1, LETTERS, seed=seed)))
-
-    def criterion(energies: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(-energies[:, 0], targets[:, 0], reduction="none")
-
     loader = list(zip(images.split(32), targets.split(32), strict=True))
-    train_ebm_model(model, LETTER_EPOCHS, loader, criterion, optimizer)
+    train_ebm_model(model, LETTER_EPOCHS, loader, letter_loss, optimizer)
     images, targets = collate_fn(list(SimpleWordsDataset(1, 100, seed=seed + TEST_SEED)))
     with torch.no_grad():
         return (model(images[:, None])[:, 0].argmin(1) == targets[:, 0]).double().mean().item()

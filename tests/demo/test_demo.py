@@ -85,9 +85,11 @@ def test_question_3_in_words():
 def test_the_assignments_in_words():
     by_hand = {"metrics": {"test": {"accuracy": {"mean": 0.99}}}, "data": {"sizes": {"test": 300}}}
     echo = {"metrics": {"test": {"accuracy": {"mean": 0.987}}}}
-    told = assignments.told(by_hand, echo)
+    words = {"metrics": {"test": {"paths_exact": {"mean": 0.93}}}}
+    told = assignments.told(by_hand, echo, words)
     assert "recognises 99.0 % of 300 small digits" in told
     assert "repeats 98.7 % of random letters (synthetic)" in told
+    assert "reads 93 % of rendered words (synthetic)" in told
 
 
 def test_voices_are_new():
@@ -268,6 +270,8 @@ def test_demonstration(tmp_path, monkeypatch, capsys):
     briefly = {what: (*network[:2], ("--epochs", "1")) for what, network in deep_features.NETWORKS.items()}
     monkeypatch.setattr(deep_features, "NETWORKS", briefly)
     monkeypatch.setattr(assignments, "ECHO", (*assignments.ECHO, "--epochs", "1", "--steps", "20"))
+    reader = (*assignments.READER, "--epochs", "1", "--words", "64", "--tested", "10")
+    monkeypatch.setattr(assignments, "READER", reader)
     monkeypatch.chdir(tmp_path)
     assert demo.main(["--out", "demo"]) == 0, [log.read_text()[-2000:] for log in (tmp_path / "demo").glob("*.log")]
     printed, errors = capsys.readouterr()

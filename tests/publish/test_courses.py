@@ -22,6 +22,20 @@ LINES = {
         {"metrics": scores(0.9995, 0.0002), "config": {"max_delay": 12}},
         "random letters (synthetic): 99.95 ± 0.02 % repeated at the hardest delay from 0 to 12",
     ),
+    courses.words: (
+        {
+            "config": {"word_length": 5},
+            "methods": {
+                "nll": {
+                    "by_set": {
+                        "5": {"paths_exact": {"mean": 0.998, "std": 0.001, "values": [0.997, 0.998, 0.999]}},
+                        "10": {"paths_exact": {"mean": 0.991, "std": 0.004, "values": [0.987, 0.991, 0.995]}},
+                    }
+                }
+            },
+        },
+        "rendered words (synthetic): 99.8 ± 0.1 % of 5 letters and 99.1 ± 0.4 % of 10 are read exactly, trained on 5",
+    ),
     courses.accuracy: (
         {"models": {"patches of 4": {"metrics": scores(0.9931, 0.0006), "parameters": 241_000}}},
         "MNIST (real): 99.31 ± 0.06 % of the test images are right, with 241,000 parameters",

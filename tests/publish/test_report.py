@@ -38,6 +38,11 @@ PROMISED = {
         "hw2-forward", "hw2-by-weight", "hw2-by-input", "hw2-loss-by-weight", "hw2-gated", "hw2-gated-jacobians",
         "hw2-gated-gradient", "hw2-bounded", "hw2-attention", "hw2-attention-jacobian", "hw2-attention-gradient",
         "hw2-loss-bound",
+        "hw3-gibbs", "hw3-inference", "hw3-nll-beta", "hw3-nll-gradient", "hw3-canyon", "hw3-simple", "hw3-hinge",
+        "hw3-log", "hw3-square-square", "hw3-loss-gradients", "hw3-path", "hw3-letters", "hw3-recursion",
+        "hw3-viterbi", "hw3-nll", "hw3-ctc",
+        "hw4-attention", "hw4-scores-variance", "hw4-key-change", "hw4-query-change", "hw4-multi-head", "hw4-identity",
+        "hw4-permutation", "hw4-convolution", "hw4-look-ahead",
     )
 }  # fmt: skip
 

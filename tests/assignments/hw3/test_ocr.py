@@ -119,6 +119,17 @@ def test_the_course_s_loop_takes_the_step_of_its_criterion():
     torch.testing.assert_close(model[1].weight.data, start - 0.5 * chosen.T @ images.flatten(1) / 3)
 
 
+@pytest.mark.equation("eq:hw3-letters")
+def test_the_loss_of_a_letter_by_its_formula():
+    energies = torch.randn(4, 1, 27, dtype=torch.float64)
+    targets = torch.tensor([[3, 26], [0, 26], [25, 26], [3, 26]])
+    expected = [
+        each[0, y] + math.log(sum(math.exp(-e) for e in each[0]))
+        for each, (y, _) in zip(energies, targets, strict=True)
+    ]
+    torch.testing.assert_close(ocr.letter_loss(energies, targets), torch.stack(expected))
+
+
 def test_single_letters_are_learnt_without_a_mistake():
     torch.manual_seed(0)
     assert ocr.train_letters(ocr.SimpleNet(), 0) == 1.0

@@ -82,6 +82,7 @@ def test_self_attention_that_is_a_convolution():
     torch.testing.assert_close(found, F.conv1d(X[None], kernel, padding=1)[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.equation("eq:hw4-look-ahead")
 def test_look_ahead_adds_up_over_layers():
     mask = built.visible(10, 2)
     assert mask[3].tolist() == [True] * 6 + [False] * 4

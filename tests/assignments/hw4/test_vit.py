@@ -50,6 +50,7 @@ def test_patches_are_cut_row_by_row():
         vit.PatchEmbedding(8, 3, 3, 5)
 
 
+@pytest.mark.equation("eq:hw4-multi-head")
 def test_attention_and_a_block():
     x = torch.randn(2, 7, 12, dtype=torch.float64)
     attention, block = vit.MultiHeadSelfAttention(12, 3).double(), vit.TransformerBlock(12, 3, 20, 0.5).double().eval()
