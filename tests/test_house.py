@@ -12,7 +12,7 @@ from records import ROOT
 # layer before "publishing", and its folder to SEPARATE
 LAYERS = {
     "the ground": ["command_line", "records"],
-    "files": ["common.pictures", "common.saved_models", "common.processes", "common.catalogue"],
+    "files": ["common.pictures", "common.saved_models", "common.processes", "common.catalogue", "common.cifar"],
     "embedded data": ["synthetic.*"],
     "images": ["image_data"],
     "training": ["utils"],

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 import records
 import utils
-from assignments.hw2.cats_dogs import CIFAR, CLASSES, FOLDER, load_cats_dogs
+from assignments.hw2.cats_dogs import CLASSES, FOLDER, load_cats_dogs
 from command_line import (
     COUNT,
     DEVICES,
@@ -45,6 +45,7 @@ from command_line import (
     flag,
     within,
 )
+from common import cifar
 from common.classification import (
     confident_mistakes,
     confusion_matrix,
@@ -60,7 +61,7 @@ from image_data import ImageData
 WIDTHS = (32, 64, 128)  # channels of the stem and of the two residual blocks
 CUT = 0.4  # side of the square that training images lack, as a share of theirs
 AVERAGE_DECAY = 0.995  # of the moving average of the weights, per step
-DATASETS = (CIFAR, "cifar10", FOLDER)
+DATASETS = (cifar.JPEG, "cifar10", FOLDER)
 SHOWN = 6  # examples of each kind that a result keeps
 LAYERS, MAPS = {"stem": "stem", "blocks.0": "first block", "blocks.2": "second block"}, 8  # whose maps it keeps
 
@@ -69,7 +70,7 @@ LAYERS, MAPS = {"stem": "stem", "blocks.0": "first block", "blocks.2": "second b
 class Config(Training):
     """The flags."""
 
-    dataset: str = flag(CIFAR, "cifar10_jpeg, cifar10 or cats_and_dogs_filtered", choices=DATASETS, metavar="NAME")
+    dataset: str = flag(cifar.JPEG, "cifar10_jpeg, cifar10 or cats_and_dogs_filtered", choices=DATASETS, metavar="NAME")
     data_root: str = flag("data", "folder of the data")
     download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
     train_size: int = flag(2000, "training images, half of them cats", within(2, 9998))
@@ -210,9 +211,7 @@ def moved(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 def load(config: Config) -> ImageData:
     if config.download:
-        from torchvision.datasets import CIFAR10
-
-        CIFAR10(config.data_root, download=True)
+        cifar.torchvision_set("cifar10")(config.data_root, download=True)
     sizes = (config.train_size, config.validation_size, config.image_size)
     return load_cats_dogs(config.dataset, config.data_root, *sizes)
 
@@ -311,7 +310,7 @@ def summary(results: list[dict]) -> dict:
 
 # --- what was found ----------------------------------------------------------------------------------
 
-NAMES = {CIFAR: "CIFAR-10 (JPEG)", "cifar10": "CIFAR-10", FOLDER: "cats_and_dogs_filtered"}
+NAMES = cifar.TITLES | {FOLDER: FOLDER}
 KEYS = ("metrics.test.accuracy.mean:number", "examples.*.*.pixels.*.*:number", "responses.maps.*.*.*:number",
         "responses.pixels.*.*:number", "data.name:text")  # fmt: skip
 

@@ -80,7 +80,7 @@ def test_validation_is_the_same_whatever_the_training_size(root):
         ),
         (cats_dogs.FOLDER, "none", FileNotFoundError, "is not there: unpack https://"),
         ("cifar10", "none", FileNotFoundError, "add --download"),
-        ("cifar10_jpeg", "", ValueError, "has 60 training images, not 60 and 10 more"),
+        ("cifar10_jpeg", "", ValueError, "has 60 training images, not 10 and 60 together"),
     ],
 )
 def test_data_that_cannot_be_had_say_how_to_get_them(root, name, folder, error, words):
