@@ -73,7 +73,7 @@ MARGIN = 1.0
 LETTERS, LETTER_EPOCHS, LETTER_RATE = 1000, 10, 2e-3  # of the training on single letters, which comes first
 LENGTHS = range(1, 13)
 OTHER_FONT = str(FONTS / "DejaVuSansMono-Bold.ttf")
-TESTED, VALIDATED = 500, 200  # words of each kind
+VALIDATED = 200  # words
 VALIDATION_SEED, TEST_SEED = 10_000, 20_000  # of their images
 DATA = {"name": "rendered words", "source": "synthetic"}
 
@@ -169,6 +169,7 @@ class Config(Training):
     epochs: int = flag(12, "epochs", COUNT)
     batch_size: int = flag(32, "words per step", COUNT)
     learning_rate: float = flag(1e-3, "largest step size of Adam, which falls to 0", POSITIVE)
+    tested: int = flag(500, "words of each kind to test with", COUNT)
     noise: bool = flag(False, "turn a tenth of the pixels on, in training too")
     seed: int = flag(0, "seed of the weights and the words", SEED)
     study: bool = flag(False, "train in each of the four ways, with every seed of SEEDS")
@@ -257,7 +258,7 @@ def with_dictionary(model: nn.Module, dataset: SimpleWordsDataset) -> dict[str, 
 
 def tests(config: Config) -> dict[str, SimpleWordsDataset]:
     """The sets that a network is tested with, by what they hold."""
-    common = {"len": TESTED, "jitter": True, "seed": TEST_SEED}
+    common = {"len": config.tested, "jitter": True, "seed": TEST_SEED}
     length = config.word_length
     return {str(n): SimpleWordsDataset(n, **common) for n in LENGTHS} | {
         "double letters": DoubleLetters(max(3, length), **common),
@@ -301,7 +302,7 @@ def train(config: Config) -> dict:
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * len(batches)),
         checkpoint=config.file(".ckpt"), config=config.settings(), resume=config.resume, overwrite=config.overwrite,
     )  # fmt: skip
-    noisy = RealWords(max(LENGTHS), VALIDATED, jitter=True, noise=True, seed=TEST_SEED)
+    noisy = RealWords(max(LENGTHS), config.tested, jitter=True, noise=True, seed=TEST_SEED)
     tested = {name: scores(model, dataset) for name, dataset in tests(config).items()}
     return {
         "parameters": get_number_trainable_params(model),
