@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
+from assignments import runs
 from assignments.hw2 import permuted, spikes
 from assignments.hw3.ocr_plots import NAMES as READERS
-from publish.latex import Document, Results, number, spread, tabular
+from publish.latex import Document, Results, absent, number, spread, tabular
 from records import mean_std
 
 DERIVATIVES, GRADIENTS, SPIKES, PERMUTED, ENERGIES, READING = (
@@ -22,7 +23,6 @@ COMMANDS = {
     SPIKES: "assignments/hw2/spikes.py --study",
     PERMUTED: "assignments/hw2/permuted.py --seeds 0 1 2",
     ENERGIES: "assignments/hw3/ebm.py",
-    READING: "assignments/hw3/ocr.py --study",
 }
 
 
@@ -143,7 +143,7 @@ def energies(results: Results) -> dict[str, str]:
 def reading(results: Results) -> dict[str, str]:
     """How many words each way to train reads, in a sentence."""
     if not results.exists(READING):
-        return {"hw3-reader": rf"(Not run here: \texttt{{python {COMMANDS[READING]}}}.)".replace("_", r"\_")}
+        return {"hw3-reader": absent(runs.READERS)}
     result = results(READING)
     length = result["config"]["word_length"]
     parts = [

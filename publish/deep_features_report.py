@@ -14,7 +14,7 @@ from common.catalogue import Run
 from deep_features import published, runs
 from deep_features.classifier import standard_error
 from publish import deep_features
-from publish.latex import Document, Results, number, percent, plain, spread, tabular
+from publish.latex import Document, Results, absent, number, percent, plain, spread, tabular
 from publish.verdicts import verdict
 
 COLLAPSED = 0.02  # deviation over the images of sigmoid codes, which lie between 0 and 1
@@ -231,11 +231,6 @@ ANSWERS: dict[str, tuple[Run, Callable[[dict], str]]] = {
 }
 
 
-def command(run: Run) -> str:
-    """A run's command, which may break at a slash; its dashes stay two."""
-    return plain(run.command).replace("--", "-{}-").replace("/", r"/\allowbreak ")
-
-
 def answers(results: Results) -> dict[str, str]:
     """What each study found, in a sentence or two."""
     found = {}
@@ -247,10 +242,6 @@ def answers(results: Results) -> dict[str, str]:
     if of_seven and of_scale:
         found["seven"] = seven(of_seven, next(iter(of_scale["models"].values()))["metrics"]["test"]["accuracy"])
     return found
-
-
-def absent(run: Run) -> str:
-    return rf"(Not run here: \texttt{{{command(run)}}}.)"
 
 
 def self_attention(results: Results) -> dict[str, str]:

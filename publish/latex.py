@@ -55,6 +55,12 @@ class Results:
         return found
 
 
+def absent(run: Run) -> str:
+    """What stands in the place of a missing result: its command, which may break at a slash; its dashes stay two."""
+    command = plain(run.command).replace("--", "-{}-").replace("/", r"/\allowbreak ")
+    return rf"(Not run here: \texttt{{{command}}}.)"
+
+
 def plain(text: str) -> str:
     """Text for LaTeX."""
     text = text.replace("\\", r"\textbackslash ")
