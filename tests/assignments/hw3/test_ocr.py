@@ -136,15 +136,22 @@ def test_single_letters_are_learnt_without_a_mistake():
 
 
 @pytest.mark.slow
-def test_a_short_study_reads_words_and_leaves_its_plots(tmp_path, capsys):
-    flags = ["--study", "--seeds", "0", "--words", "600", "--epochs", "4", "--word_length", "3"]
-    assert ocr.main([*flags, "--out", str(tmp_path)]) == 0
-    path = tmp_path / "assignments" / "hw3-ocr.json"
-    result = json.loads(path.read_text())
-    assert set(result["methods"]) == set(ocr.METHODS)
-    assert result["methods"]["nll"]["by_set"]["3"]["paths_exact"]["mean"] > 0.8
+def test_words_are_read_after_a_short_training(tmp_path, capsys):
+    flags = ["--method", "nll", "--words", "1500", "--epochs", "4", "--word_length", "3", "--learning_rate", "0.004"]
+    assert ocr.main([*flags, "--tested", "50", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "assignments" / "hw3-ocr-nll-seed0.json").read_text())
+    assert result["metrics"]["test"]["paths_exact"]["mean"] > 0.8
+    assert result["letters"] == 1
     assert result["data"]["source"] == "synthetic"
     assert "synthetic" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_study_has_all_methods_and_leaves_its_plots(tmp_path):
+    flags = ["--study", "--seeds", "0", "--words", "64", "--epochs", "1", "--tested", "10"]
+    assert ocr.main([*flags, "--out", str(tmp_path)]) == 0
+    path = tmp_path / "assignments" / "hw3-ocr.json"
+    assert set(json.loads(path.read_text())["methods"]) == set(ocr.METHODS)
     assert len(ocr_plots.draw([path], tmp_path / "again")) == 2 * len(ocr_plots.PLOTS)
 
 
