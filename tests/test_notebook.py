@@ -15,7 +15,7 @@ import records
 PATH = records.ROOT / "hw2-q3.ipynb"
 NOTEBOOKS = (
     "hw2-q3.ipynb", "assignments/hw2/hw2_cnn.ipynb", "assignments/hw2/hw2_rnn.ipynb",
-    "assignments/hw2/seq_classification.ipynb",
+    "assignments/hw2/seq_classification.ipynb", "assignments/hw3/hw3_ebm.ipynb",
 )  # fmt: skip
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
 
