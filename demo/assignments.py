@@ -12,7 +12,20 @@ from demo.part import Part, call
 from publish.page import Picture, Section
 
 ECHO = ("--delay", "4", "--hidden_size", "128", "--epochs", "6", "--steps", "100", "--learning_rate", "0.008")
-READER = ("--method", "nll", "--word_length", "4", "--words", "1500", "--epochs", "5", "--tested", "100")
+READER = (
+    "--method",
+    "nll",
+    "--word_length",
+    "4",
+    "--words",
+    "1500",
+    "--epochs",
+    "4",
+    "--learning_rate",
+    "0.004",
+    "--tested",
+    "100",
+)
 
 
 def in_brief(out: Path) -> Section:

@@ -168,7 +168,7 @@ class Config(Training):
     words: int = flag(2500, "words of an epoch", COUNT)
     epochs: int = flag(12, "epochs", COUNT)
     batch_size: int = flag(32, "words per step", COUNT)
-    learning_rate: float = flag(1e-3, "largest step size of Adam, which falls to 0", POSITIVE)
+    learning_rate: float = flag(2e-3, "largest step size of Adam, which falls to 0", POSITIVE)
     tested: int = flag(500, "words of each kind to test with", COUNT)
     noise: bool = flag(False, "turn a tenth of the pixels on, in training too")
     seed: int = flag(0, "seed of the weights and the words", SEED)
