@@ -1,4 +1,4 @@
-"""The assignments in brief: backpropagation by hand, and a network that repeats what it reads."""
+"""The assignments in brief: backpropagation by hand, a network that repeats what it reads, one that reads words."""
 
 from __future__ import annotations
 
@@ -13,19 +13,9 @@ from publish.page import Picture, Section
 
 ECHO = ("--delay", "4", "--hidden_size", "128", "--epochs", "6", "--steps", "100", "--learning_rate", "0.008")
 READER = (
-    "--method",
-    "nll",
-    "--word_length",
-    "4",
-    "--words",
-    "1500",
-    "--epochs",
-    "4",
-    "--learning_rate",
-    "0.004",
-    "--tested",
-    "100",
-)
+    "--method", "nll", "--word_length", "4", "--words", "1500", "--epochs", "4", "--learning_rate", "0.004",
+    "--tested", "100",
+)  # fmt: skip
 
 
 def in_brief(out: Path) -> Section:
