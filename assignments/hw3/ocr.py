@@ -363,7 +363,8 @@ def print_result(result: dict) -> None:
     print(f"\nwords read exactly (%), synthetic images; trained on {length} letters")
     print(f"{'':10}{''.join(f'{name:>16}' for name in (f'{length} letters', f'{twice} letters', *extra))}")
     for name, method in methods.items():
-        cells = [records.spread(method["by_set"][which]["paths_exact"], 100) for which in (length, twice, *extra)]
+        exact = [ocr_plots.exact_of(name, method, which) for which in (length, twice, *extra)]
+        cells = [records.spread(score, 100) for score in exact]
         print(f"{name:10}{''.join(f'{cell:>16}' for cell in cells)}")
 
 

@@ -14,6 +14,7 @@ import utils
 KEYS = ("hello.*.*:number", "config.word_length:number")
 STUDY_KEYS = (*KEYS, "methods.*.by_set.*.paths_exact.mean:number", "methods.*.trials.*.free_energies.*.*.*:number")
 NAMES = {"viterbi": "best path", "margin": "margin", "nll": "all paths", "ctc": "CTC"}
+READERS = {"viterbi": "paths", "margin": "paths", "nll": "paths", "ctc": "windows"}  # CTC's paths are not ours
 
 
 @utils.plot_style()
@@ -31,13 +32,19 @@ def plot_hello(result: dict) -> Figure:
     return figure
 
 
+def exact_of(name: str, method: dict, which: str) -> dict:
+    """The share of one set's words that a method reads exactly, in the way that it was trained for."""
+    return method["by_set"][which][f"{READERS[name]}_exact"]
+
+
 def methods_of(result: dict) -> dict[str, dict]:
     """The methods of a study; or the one of a run, with a single trial."""
     if "methods" in result:
         return result["methods"]
     single = {name: result[name] for name in ("history", "free_energies")}
     by_set = {
-        name: {"paths_exact": records.mean_std([scores["paths"]["exact"]])} for name, scores in result["by_set"].items()
+        name: {f"{reader}_exact": records.mean_std([each["exact"]]) for reader, each in scores.items()}
+        for name, scores in result["by_set"].items()
     }
     return {result["config"]["method"]: {"trials": [single], "by_set": by_set}}
 
@@ -49,13 +56,13 @@ def plot_lengths(result: dict) -> Figure:
     axes = figure.subplots()
     for (name, method), marker in zip(methods_of(result).items(), "osv^", strict=False):
         lengths = [int(length) for length in method["by_set"] if length.isdigit()]
-        exact = [method["by_set"][str(length)]["paths_exact"] for length in lengths]
+        exact = [exact_of(name, method, str(length)) for length in lengths]
         means, deviations = ([100 * (score[key] or 0) for score in exact] for key in ("mean", "std"))
         axes.errorbar(lengths, means, deviations, marker=marker, ms=4, capsize=2, label=NAMES[name])
     axes.axvline(result["config"]["word_length"], color="0.6", lw=0.8, ls=":")
     axes.set(xlabel="letters of a word; trained with those of the dotted line", ylabel="read exactly (%)")
     axes.set_title("Words read exactly (synthetic images)")
-    axes.legend()
+    axes.legend(loc="lower left")
     return figure
 
 
