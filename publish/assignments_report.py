@@ -154,10 +154,11 @@ def reading(results: Results) -> dict[str, str]:
         parts.append(f"{NAMES[name]}: {trained}, {twice} and {noise}")
     return {
         "hw3-reader": (
-            f"Trained on rendered words (synthetic) of {length} letters, moved at random, networks read so many \\% of"
-            f" words of {length} letters, of {2 * length}, and of {length} with a tenth of all pixels turned on, which they"
-            f" were not trained with, without a mistake, over {len(result['seeds'])} seeds: {'; '.join(parts)}. CTC is"
-            " read window by window, as its paths are others; the rest by the best path of any word."
+            f"Trained on rendered words (synthetic) of {length} letters, moved at random, over {len(result['seeds'])}"
+            f" seeds, networks read so many \\% of words of {length} letters, of {2 * length}, and of {length} with"
+            " a tenth of the pixels turned on, which they were not trained with, without a mistake:"
+            f" {'; '.join(parts)}. CTC is read window by window, as its paths are others; the rest by the best path of any"
+            " word."
         )
     }
 
