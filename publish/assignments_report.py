@@ -157,8 +157,8 @@ def reading(results: Results) -> dict[str, str]:
             f"Trained on rendered words (synthetic) of {length} letters, moved at random, over {len(result['seeds'])}"
             f" seeds, networks read so many \\% of words of {length} letters, of {2 * length}, and of {length} with"
             " a tenth of the pixels turned on, which they were not trained with, without a mistake:"
-            f" {'; '.join(parts)}. CTC is read window by window, as its paths are others; the rest by the best path of any"
-            " word."
+            f" {'; '.join(parts)}. CTC is read window by window, as its paths are others; the rest by the best path of"
+            " any word."
         )
     }
 
