@@ -260,7 +260,8 @@ def train(config: Config, data: ImageData) -> dict:
 def examples(data: ImageData, log_probs: Tensor) -> dict:
     """Test images, as bytes: the first ones that are classified correctly, and the most confident mistakes."""
     labels = data.test[1]
-    correct = (log_probs.argmax(1) == labels).nonzero().flatten()[:SHOWN].tolist()
+    right = (log_probs.argmax(1) == labels).nonzero().flatten()
+    correct = [i for kind in range(len(CLASSES)) for i in right[labels[right] == kind][: SHOWN // 2].tolist()]
     wrong = [mistake["index"] for mistake in confident_mistakes(log_probs, labels, SHOWN)]
     pixels = data.pixels("test").mul(255).round().byte().permute(0, 2, 3, 1)  # (N, S, S, 3)
     return {
@@ -310,6 +311,7 @@ def summary(results: list[dict]) -> dict:
 
 # --- what was found ----------------------------------------------------------------------------------
 
+EXAMPLES = {"correct": "right", "wrong": "most confident\nmistakes"}
 NAMES = cifar.TITLES | {FOLDER: FOLDER}
 KEYS = ("metrics.test.accuracy.mean:number", "examples.*.*.pixels.*.*:number", "responses.maps.*.*.*:number",
         "responses.pixels.*.*:number", "data.name:text")  # fmt: skip
@@ -333,14 +335,17 @@ def plot_accuracies(result: dict) -> Figure:
 def plot_examples(result: dict) -> Figure:
     """Test images that are classified correctly, and the most confident mistakes, with what they show."""
     size = square(result["examples"]["correct"][0]["pixels"])
-    figure = Figure(figsize=(1.0 * SHOWN, 2.6))
+    figure = Figure(figsize=(1.0 * SHOWN + 0.4, 2.5))
     panels = figure.subplots(2, SHOWN, squeeze=False)
-    for axes in panels.flat:
-        axes.set_axis_off()
     for line, (kind, shown) in zip(panels, result["examples"].items(), strict=True):
         for axes, example in zip(line, shown, strict=False):
             axes.imshow(np.reshape(example["pixels"], (*size, 3)))
-            axes.set_title(f"{example['true']}, {'right' if kind == 'correct' else 'taken for the other'}", fontsize=7)
+            axes.set_title(example["true"], fontsize=8)
+        line[0].set_ylabel(EXAMPLES[kind], fontsize=8)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
     figure.suptitle(title(result), fontsize=9)
     return figure
 
@@ -349,16 +354,16 @@ def plot_examples(result: dict) -> Figure:
 def plot_responses(result: dict) -> Figure:
     """What the first maps of some layers respond to in one test image, a line for each layer."""
     shown = result["responses"]
-    figure = Figure(figsize=(0.68 * (MAPS + 1), 0.75 * len(LAYERS) + 0.45))
-    panels = figure.subplots(len(LAYERS), MAPS + 1)
+    figure = Figure(figsize=(0.68 * (MAPS + 2), 0.72 * len(LAYERS) + 0.4))
+    panels = figure.subplots(len(LAYERS), MAPS + 2)
     for axes in panels.flat:
         axes.set_axis_off()
-    panels[0, 0].imshow(np.reshape(shown["pixels"], (*square(shown["pixels"]), 3)))
+    panels[0, 1].imshow(np.reshape(shown["pixels"], (*square(shown["pixels"]), 3)))
     for line, (layer, maps) in zip(panels, shown["maps"].items(), strict=True):
-        size = square(maps[0])
-        line[0].set_title(f"{LAYERS[layer]}\n{size[0]}x{size[1]}", fontsize=7, y=-0.05 if line is panels[0] else 0.2)
-        for axes, values in zip(line[1:], maps, strict=True):
-            axes.imshow(np.reshape(values, size), cmap="viridis")
+        rows, columns = square(maps[0])
+        line[0].text(0.5, 0.5, f"{LAYERS[layer]}\n{rows}x{columns}", ha="center", va="center", fontsize=8)
+        for axes, values in zip(line[2:], maps, strict=True):
+            axes.imshow(np.reshape(values, (rows, columns)), cmap="viridis")
     figure.suptitle(f"{title(result)}: what layers respond to in a {shown['true']}", fontsize=9)
     return figure
 
