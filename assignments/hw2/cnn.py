@@ -292,7 +292,7 @@ def run(config: Config) -> dict:
             singles = [replace(config, seeds=(), download=False, seed=seed) for seed in config.seeds]
             trials = results_side_by_side(singles, lambda single: single.head(described), ("history:list",))
             body = summary(trials)
-    return config.head(described) | body | {"seconds": time.perf_counter() - start}
+    return config.head(described) | {"seconds": time.perf_counter() - start} | body
 
 
 def summary(results: list[dict]) -> dict:
@@ -303,10 +303,9 @@ def summary(results: list[dict]) -> dict:
         for part in first["metrics"]
     }
     trials = [{key: r[key] for key in ("seeds", "history", "confusion_matrix")} for r in results]
-    return {key: first[key] for key in ("parameters", "examples", "responses", "baseline")} | {
-        "trials": trials,
-        "metrics": means,
-    }
+    seconds = sum(epoch["seconds"] for trial in trials for epoch in trial["history"])  # also of what was resumed
+    kept = {key: first[key] for key in ("parameters", "examples", "responses", "baseline")}
+    return kept | {"trials": trials, "metrics": means, "seconds": seconds}
 
 
 # --- what was found ----------------------------------------------------------------------------------
