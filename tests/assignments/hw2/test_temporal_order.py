@@ -171,7 +171,9 @@ def test_the_committed_spike_is_what_the_notebook_says_of_it():
     worst = steps["worst"] - steps["start"]
     quiet, about = slice(worst - 60, worst - 25), slice(worst - 25, worst + 5)
     root = steps["root"][quiet]
-    assert all(later < earlier for earlier, later in itertools.pairwise(root))
+    falls = [later < earlier for earlier, later in itertools.pairwise(root)]
+    assert sum(falls) > 0.9 * len(falls)  # a single hard batch may lift them for a step
+    assert root[-1] < 0.95 * root[0]
     for name, factor in (("gradient", 100), ("step", 10), ("loss", 100)):
         assert max(steps[name][about]) > factor * statistics.median(steps[name][quiet])
 
