@@ -145,6 +145,7 @@ def test_the_nearest_word_of_a_dictionary_is_the_one_with_the_least_free_energy(
 
 def test_the_benchmark_s_loop_over_cells_finds_the_same_paths():
     for pm in torch.randn(5, 9, 4):
-        assert hw3_paths.path_by_cells(pm) == paths.find_path(pm)[1]
+        for cells in (hw3_paths.as_tensors(pm), pm.tolist()):
+            assert hw3_paths.path_by_cells(cells) == paths.find_path(pm)[1]
     energies, targets = torch.randn(3, 9, 27), torch.stack([transform_word(word) for word in ("ab", "zz", "qa")])
     torch.testing.assert_close(hw3_paths.loss_by_cells(energies, targets), ocr.viterbi_loss(energies, targets))
