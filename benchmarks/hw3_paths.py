@@ -89,6 +89,7 @@ class Benchmark:
 def main(argv: list[str] | None = None) -> None:
     args = command_line.parse(Benchmark, argv, __doc__)
     torch.set_num_threads(args.threads)
+    (Path(args.out) / "assignments").mkdir(parents=True, exist_ok=True)  # fails now, not at the end
     start = time.perf_counter()
     dataset = ocr.SimpleWordsDataset(args.word_length, args.words, jitter=True, seed=0)
     batches = list(ocr.batches_of(dataset, args.batch_size))
