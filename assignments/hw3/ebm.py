@@ -223,6 +223,7 @@ def print_result(result: dict) -> None:
 def main(argv: list[str] | None = None) -> int:
     config = command_line.parse(Config, argv, __doc__)
     torch.set_num_threads(1)
+    (Path(config.out) / "assignments").mkdir(parents=True, exist_ok=True)  # fails now, not after minutes
     result = run(config)
     path = records.save_results(config.out, result)
     print_result(result)

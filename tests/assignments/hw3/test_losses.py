@@ -116,6 +116,7 @@ def test_wrong_answers_are_those_far_from_both_right_ones():
     assert ebm.is_wrong(x, y).tolist() == expected
 
 
+@pytest.mark.slow
 def test_a_short_run_shows_collapse_and_a_canyon(tmp_path, capsys):
     assert ebm.main(["--steps", "600", "--seeds", "0", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "assignments" / "hw3-energies.json").read_text())
