@@ -296,7 +296,7 @@ def test_demonstration(tmp_path, monkeypatch, capsys):
         assert "synthetic" in text
     assert sentences["metrics"]["test"]["cer"]["mean"] < 0.25  # not what it says, but it does work
     assert len(elements.attributes("audio")) == 3
-    assert len(elements.attributes("img")) == 8
+    assert len(elements.attributes("img")) == 9
     assert all(address.startswith("data:") for address in elements.addresses())
     assert (tmp_path / "demo" / "index.html").stat().st_size < 1_500_000
     assert not [path for path in tmp_path.iterdir() if path.name not in ("demo", "data")]
