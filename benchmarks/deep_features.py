@@ -165,6 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         print(peak_memory(THREADS if ours else 0))
         return
     config = vit.Config(data_root=args.data_root, epochs=1, device="cpu", no_test=True)
+    load = os.getloadavg()[0]
     data, start = study.load_data(config), time.perf_counter()
     (Path(args.out) / study.QUESTION).mkdir(parents=True, exist_ok=True)  # fails now, not after an hour
     images, peaks = len(data.train[1]), {}
@@ -198,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
         "metrics": metrics,
         "peak_bytes": peaks,
         "share_of_matrix_product": share,
-        "load_average_before": os.getloadavg()[0],
+        "load_average_before": load,
         "seconds": time.perf_counter() - start,
     }
     path = records.save_results(Path(args.out), result)

@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     args = command_line.parse(Benchmark, argv, __doc__)
     torch.set_num_threads(args.threads)
     (Path(args.out) / "assignments").mkdir(parents=True, exist_ok=True)  # fails now, not at the end
-    start = time.perf_counter()
+    start, load = time.perf_counter(), os.getloadavg()[0]
     dataset = ocr.SimpleWordsDataset(args.word_length, args.words, jitter=True, seed=0)
     batches = list(ocr.batches_of(dataset, args.batch_size))
     epoch(ocr.viterbi_loss, batches[:5])  # warms up
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
         "seeds": [0],
         "data": ocr.DATA,
         "metrics": metrics,
-        "load_average_before": os.getloadavg()[0],
+        "load_average_before": load,
         "seconds": time.perf_counter() - start,
     }
     path = records.save_results(Path(args.out), result)

@@ -195,17 +195,18 @@ class Config(Training):
 class FreshWords:
     """Batches for `utils.fit`: images (B, 1, 32, W) and codes (B, T), others in each epoch."""
 
-    def __init__(self, config: Config, length: int, count: int):
-        self.config, self.length, self.count = config, length, count
+    def __init__(self, config: Config):
+        self.config = config
 
     def __len__(self) -> int:
-        return -(-self.count // self.config.batch_size)
+        return -(-self.config.words // self.config.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        seed = utils.derived_seed(self.config.seed, self.length, epoch)
+        config = self.config
+        seed = utils.derived_seed(config.seed, config.word_length, epoch)
         for images, targets in batches_of(
-            SimpleWordsDataset(self.length, self.count, jitter=True, noise=self.config.noise, seed=seed),
-            self.config.batch_size,
+            SimpleWordsDataset(config.word_length, config.words, jitter=True, noise=config.noise, seed=seed),
+            config.batch_size,
         ):
             yield images[:, None], targets
 
@@ -292,7 +293,7 @@ def train(config: Config) -> dict:
     with torch.no_grad():
         windows = model(hello[:, None])[0]
     before = free_energies_of(model, config)
-    batches = FreshWords(config, config.word_length, config.words)
+    batches = FreshWords(config)
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
     validation = validation_words(config)
     history = utils.fit(

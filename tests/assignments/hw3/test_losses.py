@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 
+import records
+from assignments import runs
 from assignments.hw3 import ebm, losses
 
 # three classes with energies 0, log 2 and log 4, so that exp(-F) is 1, 1/2 and 1/4
@@ -114,6 +116,15 @@ def test_wrong_answers_are_those_far_from_both_right_ones():
         [False, True, True, False],
     ]
     assert ebm.is_wrong(x, y).tolist() == expected
+
+
+def test_the_committed_energies_are_what_report_and_notebook_say():
+    """Right answers alone collapse; a likelihood goes on digging in the second half, a margin hardly."""
+    ways = runs.ENERGIES.result(records.ROOT)["ways"]
+    assert ways["right answers only"]["depth"]["mean"] < 0.1 * ways["margin"]["depth"]["mean"]
+    growth = {name: way["still_growing"]["mean"] for name, way in ways.items()}
+    assert growth["margin"] < 1.2
+    assert all(value > 1.3 for name, value in growth.items() if name.startswith("likelihood"))
 
 
 @pytest.mark.slow
