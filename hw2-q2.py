@@ -35,6 +35,7 @@ from common.classification import (
     predict,
     scores,
 )
+from common.recipes import adamw
 from image_data import PARTS, ImageData, load_images, with_course_test_split
 from q2 import saved, shift, strong
 from q2.comparison import one_per_seed, print_summary, result_head, summarise, sweep, train_side_by_side
@@ -110,7 +111,7 @@ def build_model(settings: dict, num_classes: int, image_shape: tuple[int, ...]) 
 
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     if config.recipe == "strong":
-        return strong.build_optimizer(model, config.learning_rate, config.l2_decay)
+        return adamw(model, config.learning_rate, config.l2_decay)
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
     return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.l2_decay, fused=True)
 

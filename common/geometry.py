@@ -45,6 +45,12 @@ def jitter(images: Tensor, degrees: float = 10, zoom: float = 0.1, shift: float 
     return reframe(images, uniform(math.radians(degrees)), uniform(zoom).exp(), moves)
 
 
+def mirrored(images: Tensor) -> Tensor:
+    """Images (N, C, H, W), each of them, with a chance of one half, as its mirror image."""
+    chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(chosen, images.flip(-1), images)
+
+
 def cut_out(images: Tensor, side: int) -> Tensor:
     """Images (N, C, H, W) with a square of each at 0, somewhere, if need be in part (DeVries and Taylor 2017)."""
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 import records
 from command_line import flag, within
+from common.recipes import cycle
 from deep_features import study
 from deep_features.published import DIVISOR, TEST_IMAGES
 from deep_features.study import Settings, Study, study_flag, to_bytes
@@ -190,7 +191,7 @@ def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
     options = {}
     if config.cycle:
         steps = config.epochs * -(-len(train) // config.batch_size)
-        options["scheduler"] = study.cycle(optimizer, steps)
+        options["scheduler"] = cycle(optimizer, steps)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         return {"val_mse": errors_of(model, validation).mean().item(), "dead_units": dead_units(model, validation)}

@@ -12,6 +12,7 @@ import records
 from command_line import flag
 from common.classification import confusion_matrix, predict
 from common.geometry import jitter
+from common.recipes import adamw, cycle
 from deep_features import study
 from deep_features.study import Settings
 from image_data import ImageData
@@ -28,7 +29,7 @@ def schedule_flag(default: str = "constant"):
 def scheduler(kind: str, optimizer: torch.optim.Optimizer, steps: int, epochs: int):
     """The scheduler of one of SCHEDULES, which advances once per step; None for a constant rate."""
     if kind == "cycle":
-        return study.cycle(optimizer, steps * epochs)
+        return cycle(optimizer, steps * epochs)
     if kind == "decay":
         return torch.optim.lr_scheduler.StepLR(optimizer, steps, DECAY)
     return None
@@ -48,14 +49,6 @@ def scores(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]
     }
 
 
-def build_optimizer(config: Settings, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, which is Adam without weight decay; that is for layers' weights alone, not biases, norms and positions."""
-    weights = [p for name, p in model.named_parameters() if name.endswith("weight") and p.ndim > 1]
-    others = [p for name, p in model.named_parameters() if not (name.endswith("weight") and p.ndim > 1)]
-    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
 def moved(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """A batch with its images turned, scaled and moved at random."""
     images, labels = batch
@@ -65,7 +58,7 @@ def moved(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 def train(config: Settings, data: ImageData, model: nn.Module, **options) -> dict:
     """Train a classifier in place and return its trial: history, validation scores, test scores and mistakes."""
     images, labels = data.val
-    optimizer = build_optimizer(config, model)
+    optimizer = adamw(model, config.learning_rate, config.weight_decay)
     steps = -(-len(data.train[0]) // config.batch_size)
 
     def evaluate(model: nn.Module) -> dict[str, float]:

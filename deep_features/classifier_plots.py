@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import records
 import utils
+from common import vit_looks
 from deep_features.drawing import data_title, title
 
 MOST_LINES = 4
 TRIAL_KEYS = (
-    "history.*.train_loss:number", "history.*.val_accuracy?:number", "attention?.images.*.*:number",
-    "attention?.rollout.*.*:number", "attention?.positions.*.*:number",
+    "history.*.train_loss:number", "history.*.val_accuracy?:number", *(f"attention?.{key}" for key in vit_looks.KEYS),
 )  # fmt: skip
 STUDY_KEYS = (
     "models.*.parameters:number", "models.*.metrics.*.accuracy.mean:number",
@@ -81,35 +80,14 @@ def plot_accuracies(result: dict) -> Figure:
     return figure
 
 
-@utils.plot_style()
 def plot_attention(result: dict) -> Figure:
-    """Validation images, and how much of each patch reaches the class token (rollout)."""
-    attention = first_trial(result)["attention"]
-    images, shares = np.reshape(attention["images"], (-1, 28, 28)), np.array(attention["rollout"])  # (B, N)
-    side = int(shares.shape[1] ** 0.5)
-    figure = Figure(figsize=(1.0 * len(images), 1.5))
-    for axes, image, share in zip(figure.subplots(1, len(images)), images, shares, strict=True):
-        axes.imshow(image, cmap="Greys", vmin=0, vmax=255, extent=(0, 1, 1, 0))
-        axes.imshow(share.reshape(side, side), cmap="Reds", alpha=0.55, extent=(0, 1, 1, 0), interpolation="nearest")
-        axes.set(xticks=[], yticks=[])
-        axes.grid(False)
-    figure.suptitle(f"{data_title(result)}: patches that reach the class token (darker: more)", fontsize=9)
-    return figure
+    """Validation images, and how much of each patch reaches the class token."""
+    return vit_looks.plot_attention(first_trial(result)["attention"], 1, data_title(result))
 
 
-@utils.plot_style()
 def plot_positions(result: dict) -> Figure:
-    """How alike the learned positions are: for each patch a map of its cosine with all."""
-    similarity = np.array(first_trial(result)["attention"]["positions"])  # (N, N)
-    side = int(len(similarity) ** 0.5)
-    figure = Figure(figsize=(3.4, 3.5))
-    panels = figure.subplots(side, side)
-    for axes, row in zip(panels.flat, similarity, strict=True):
-        axes.imshow(row.reshape(side, side), cmap="RdBu_r", vmin=-1, vmax=1)
-        axes.set(xticks=[], yticks=[])
-        axes.grid(False)
-    figure.suptitle(f"{data_title(result)}: likeness of learned positions,\na map for each patch", fontsize=9)
-    return figure
+    """How alike the learned positions are."""
+    return vit_looks.plot_positions(first_trial(result)["attention"], data_title(result))
 
 
 @utils.plot_style()

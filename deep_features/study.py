@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +31,6 @@ QUESTION = "deep_features"
 # fields on which a trained network does not depend
 ASIDE = ("data_root", "study", "example", "seeds", "no_test", "device", "out", "resume", "overwrite", "dry_run")
 PICTURES = ("reconstructions", "worst", "walk", "attention")  # of the first seed alone in a study's result
-WARM_UP = 0.1  # share of the steps of a cycle in which the learning rate rises
 DRY_RUN_BATCHES = 10
 LONGEST_NAME, DIGEST_BYTES = 120, 4  # characters of a variant's part of a file's name; what tells longer ones apart
 SEEDS_OF_STUDY = (0, 1, 2)
@@ -195,18 +193,6 @@ def fit(
         device=config.device,
         **options,
     )
-
-
-def cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """A learning rate that rises in a line over a tenth of the steps, then falls to 0 as a cosine; for any number."""
-    rising = max(1, round(WARM_UP * steps))
-
-    def share(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def result_head(config: Settings, described: dict) -> dict:

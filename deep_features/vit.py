@@ -22,16 +22,16 @@ import command_line  # first, for Ctrl-C during the others
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from command_line import NOT_NEGATIVE, SHARE, flag, within
+from common.vit_looks import looks
 from deep_features import classifier, study
 from deep_features.classifier import schedule_flag
 from deep_features.published import VIT
-from deep_features.study import Settings, Study, study_flag, to_bytes
+from deep_features.study import Settings, Study, study_flag
 from image_data import ImageData
-from vision_transformer import VisionTransformer, rollout
+from vision_transformer import VisionTransformer
 
 SHOWN = 6  # images whose attention a result keeps
 BETTER = {"design": "standard", "scale": "head", "schedule": "cycle", "learning_rate": 2e-3, "weight_decay": 0.05}
@@ -123,25 +123,8 @@ def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:
     """Train one Vision Transformer; returns it with its trial, and where it looks in some validation images."""
     model = build(config)
     trial = classifier.train(config, data, model)
-    return model, trial | {"attention": looks(model, data)}
-
-
-@torch.no_grad()
-def looks(model: VisionTransformer, data: ImageData) -> dict:
-    """What reaches the class token from each patch of some validation images, and how alike positions are."""
-    device = next(model.parameters()).device
-    weights = model.eval().attention_weights(data.val[0][:SHOWN].to(device)).cpu()  # (depth, B, H, N + 1, N + 1)
-    positions = nn.functional.normalize(model.positions[0, 1:].cpu(), dim=-1)  # (N, D)
-    return {
-        "images": to_bytes(data.pixels("val")[:SHOWN].flatten(1)),
-        "rollout": rounded(rollout(weights)),
-        "last_block": rounded(weights[-1].mean(1)[:, 0, 1:]),
-        "positions": rounded(positions @ positions.T),
-    }
-
-
-def rounded(values: Tensor) -> list:
-    return [[round(value, 3) for value in row] for row in values.tolist()]
+    some = data.val[0][:SHOWN], data.pixels("val")[:SHOWN]
+    return model, trial | {"attention": looks(model, *some)}
 
 
 def run(config: Config) -> dict:

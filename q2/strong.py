@@ -125,15 +125,6 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(padded, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)
 
 
-def build_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW; biases and batch normalisation, vectors all, are not decayed."""
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-
-
 def smoothed_losses(log_probs: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
     """Cross-entropy (B,) with smoothed labels, each image weighted by its class."""
     nll = -log_probs.gather(1, labels[:, None]).squeeze(1)

@@ -53,9 +53,11 @@ from common.classification import (
     majority_baseline,
     predict,
 )
-from common.geometry import cut_out, jitter
+from common.geometry import cut_out, jitter, mirrored
 from common.grid import Training, results_side_by_side
 from common.processes import precision_of
+from common.recipes import adamw
+from common.residual import ResidualCNN
 from image_data import ImageData
 
 WIDTHS = (32, 64, 128)  # channels of the stem and of the two residual blocks
@@ -109,38 +111,11 @@ class Config(Training):
         return f"hw2-cnn-{kind}" + ("" if self.seeds else f"-seed{self.seed}")
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions, and what came in added to what they give (He et al. 2016): (B, C, S, S) -> (B, C', S, S)."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.first, self.second = conv_bn(inputs, outputs), conv_bn(outputs, outputs)
-        self.shortcut = nn.Identity() if inputs == outputs else conv_bn(inputs, outputs, kernel=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.second(self.first(x).relu()) + self.shortcut(x)).relu()
-
-
-def conv_bn(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding="same", bias=False), nn.BatchNorm2d(outputs))
-
-
-class CNN(nn.Module):
+class CNN(ResidualCNN):
     """Class scores (B, 2) of images (B, 3, S, S) of any size from 16 pixels."""
 
     def __init__(self, dropout: float = 0.3):
-        super().__init__()
-        stem, middle, last = WIDTHS
-        self.stem = nn.Sequential(conv_bn(3, stem), nn.ReLU(), nn.MaxPool2d(2))  # (B, 32, S / 2, S / 2)
-        self.blocks = nn.Sequential(
-            ResidualBlock(stem, middle), nn.MaxPool2d(2), ResidualBlock(middle, last), nn.MaxPool2d(2)
-        )  # (B, 128, S / 8, S / 8)
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(last, len(CLASSES))
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.blocks(self.stem(images))
-        return self.classifier(self.dropout(maps.mean((2, 3))))
+        super().__init__(3, WIDTHS, len(CLASSES), dropout)
 
 
 # --- the course's functions --------------------------------------------------------------------------
@@ -204,8 +179,7 @@ def mirrored_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float
 def moved(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """A batch with half of its images mirrored, all turned, scaled and moved a little, and a square missing in each."""
     images, labels = batch
-    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    images = jitter(torch.where(mirrored, images.flip(-1), images))
+    images = jitter(mirrored(images))
     return cut_out(images, round(CUT * images.shape[-1])), labels
 
 
@@ -220,10 +194,7 @@ def train(config: Config, data: ImageData) -> dict:
     """Train one network, and test it; the body of its result."""
     utils.configure_seed(config.seed)
     model = CNN(config.dropout).to(memory_format=torch.channels_last)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    optimizer = adamw(model, config.learning_rate, config.weight_decay)
     batches = utils.Batches(data.train, config.batch_size, config.seed)
     few = tuple(part[:: max(1, len(part) // len(data.val[1]))] for part in data.train)  # as many as for validation
 

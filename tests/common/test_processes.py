@@ -29,6 +29,7 @@ from asr import train as speech
 from asr.audio import Features
 from asr.data import load_corpus
 from common import processes
+from common.recipes import adamw
 from q2 import strong
 from synthetic import scans
 from synthetic.speech import write_corpus
@@ -146,7 +147,7 @@ def test_strong_recipe_shares_statistics_augmentation_and_dropout(tmp_path):
         torch.set_default_dtype(torch.float64)
         torch.manual_seed(0)
         model = strong.StrongCNN(4).to(memory_format=torch.channels_last)
-        optimizer = strong.build_optimizer(model, 3e-3, 0.05)
+        optimizer = adamw(model, 3e-3, 0.05)
         pixels, classes = torch.from_numpy(images)[:, None] / 255, torch.from_numpy(labels).long().flatten()
         batches = utils.Batches(((pixels - 0.5) / 0.2, classes), 7, 0)  # the last batch has one image
         options = strong.fit_options(optimizer, 4, classes, (0.5,), (0.2,))

@@ -4,12 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.recipes import adamw
 from deep_features import classifier, classifier_plots, cnn, vit
 
 
 def test_only_weights_of_layers_are_decayed():
-    for module, model in ((cnn, cnn.CNN(cnn.Config())), (vit, vit.build(vit.Config(design="standard")))):
-        decayed, others = classifier.build_optimizer(module.Config(weight_decay=0.1), model).param_groups
+    for model in (cnn.CNN(cnn.Config()), vit.build(vit.Config(design="standard"))):
+        decayed, others = adamw(model, 1e-3, weight_decay=0.1).param_groups
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         layers = {
             f"{name}.weight"
