@@ -53,14 +53,16 @@ class MultiHeadAttention(nn.Module):
         *,
         causal: bool = False,
         key_padding_mask: Tensor | None = None,
+        visible: Tensor | None = None,
         cache: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """x (B, L, hidden_dim) attends to `memory` (B, S, hidden_dim), or to itself: (B, L, hidden_dim).
 
         `key_padding_mask` (B, S) is True where the memory is padding, which gets weight exactly zero. `causal` lets
-        position i see the positions 0 ... i. For generation token by token, `cache` is a dictionary, empty at first,
-        that keeps keys and values from call to call: a memory's are made once, x's own are added to those before.
-        Raises ValueError for `causal` with L != S, unless a single query follows those in the cache.
+        position i see the positions 0 ... i; `visible` (L, S) is True where a query may look at a key. For generation
+        token by token, `cache` is a dictionary, empty at first, that keeps keys and values from call to call: a
+        memory's are made once, x's own are added to those before. Raises ValueError for `causal` with L != S, unless a
+        single query follows those in the cache, and for `visible` with a kernel other than softmax, or with `causal`.
         """
         query = self._heads(self.query(x))
         key, value = self._keys_values(x, memory, cache)
@@ -70,7 +72,12 @@ class MultiHeadAttention(nn.Module):
                 raise ValueError(f"causal attention needs as many queries as keys, or one query and a cache: {lengths}")
             causal = False  # the last token sees all that were before it
         hidden = None if key_padding_mask is None else key_padding_mask[:, None]  # (B, 1, S)
-        if self.kernel == "maclaurin":
+        if visible is not None:
+            if causal or self.kernel != "softmax":
+                raise ValueError("`visible` takes the place of `causal`, and goes with softmax attention alone")
+            visible = visible if hidden is None else visible & ~hidden[:, :, None]  # (L, S) or (B, 1, L, S)
+            heads = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=self.scale)
+        elif self.kernel == "maclaurin":
             heads = _maclaurin_attention(query, key, value, self.terms, causal, hidden, self.scale)
         else:
             heads = _softmax_attention(query, key, value, causal, hidden, self.scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from assignments.hw1 import derivatives, digits, dreams
 from assignments.hw2 import cnn, gated, memory, permuted, spike_plots
 from assignments.hw3 import ebm, ocr_plots
+from assignments.hw4 import compare_plots, look_ahead_plots
 from common.catalogue import Run, checked, plots
 
 DIGITS = Run(
@@ -114,7 +115,35 @@ READING_SPEED = Run(
     "python benchmarks/hw3_paths.py",
     load=checked("metrics.epoch.ratio.median:number"),
 )
+
+
+def compared(what: str, name: str, flags: str, *kinds: str) -> Run:
+    stem, keys = f"assignments/hw4-{name}", compare_plots.KEYS
+    command = f"python assignments/hw4/compare.py {flags}"
+    return Run(what, stem, command, plots(stem, *kinds), load=checked(*keys), draw=compare_plots.draw)
+
+
+STEP_SIZES = compared(
+    "step sizes for a Vision Transformer and a CNN, 5,000 images of CIFAR-10 (JPEG, real)",
+    "rates-cifar10_jpeg", "--dataset cifar10_jpeg --study rates", "rates",
+)  # fmt: skip
+SIZES = compared(
+    "a Vision Transformer and a CNN on CIFAR-10 (JPEG, real), by the number of training images",
+    "sizes-cifar10_jpeg", "--dataset cifar10_jpeg --study sizes", "accuracies", "gaps", "attention", "positions",
+)  # fmt: skip
+CIFAR100 = compared(
+    "a Vision Transformer on CIFAR-100 (real), the course's data",
+    "vit-cifar100-all-seed0", "--dataset cifar100 --download", "curves", "attention", "positions",
+)  # fmt: skip
+LOOK_AHEAD = Run(
+    "Question 3's encoder with a limited look-ahead, recorded clips (real)",
+    "assignments/hw4-look-ahead",
+    "python benchmarks/hw4_look_ahead.py",
+    ("assignments/hw4-look-ahead",),
+    load=checked(*look_ahead_plots.KEYS),
+    draw=look_ahead_plots.draw,
+)
 RUNS = (
     DIGITS, DERIVATIVES, *DREAMS, GRADIENTS, *CATS_AND_DOGS, PERMUTED, *ECHOES, SPIKES, ENERGIES, READERS,
-    READING_SPEED,
+    READING_SPEED, STEP_SIZES, SIZES, CIFAR100, LOOK_AHEAD,
 )  # fmt: skip

@@ -31,6 +31,7 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "assignments/hw2/spikes.py": "assignments.hw2.spikes",
     "assignments/hw3/ebm.py": "assignments.hw3.ebm",
     "assignments/hw3/ocr.py": "assignments.hw3.ocr",
+    "assignments/hw4/compare.py": "assignments.hw4.compare",
     "download_octmnist.py": "download_octmnist",
     "download_ljspeech.py": "download_ljspeech",
     "-m synthetic": "synthetic.__main__",

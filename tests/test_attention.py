@@ -297,6 +297,20 @@ def test_bfloat16_agrees_with_the_definition_in_float64(written_out, causal, pad
         torch.testing.assert_close(ours.double(), theirs, rtol=0.05, atol=0.05)
 
 
+def test_a_query_sees_what_is_visible_and_no_padding():
+    layer, x = make("softmax"), draw(2, 5, HIDDEN)
+    visible = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [1, 0, 0, 1, 1]]).bool()
+    hidden = torch.arange(5) >= torch.tensor([5, 4])[:, None]
+    found = layer(x, visible=visible, key_padding_mask=hidden)
+    for clip, row in [(0, 0), (0, 4), (1, 2), (1, 4)]:
+        seen = x[clip : clip + 1, visible[row] & ~hidden[clip]]  # attention to these alone
+        torch.testing.assert_close(found[clip, row], layer(x[clip : clip + 1, row : row + 1], seen)[0, 0], **EXACT)
+    torch.testing.assert_close(layer(x, visible=torch.ones(5, 5).tril().bool()), layer(x, causal=True), **EXACT)
+    for wrong in (make("maclaurin"), layer):
+        with pytest.raises(ValueError, match="takes the place of `causal`, and goes with softmax attention alone"):
+            wrong(x, visible=visible, causal=wrong is layer)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_query_that_sees_nothing_gets_zeros_and_gives_no_gradient(dtype):
     inputs = [draw(2, 2, 6, 4, seed=seed).to(dtype).requires_grad_() for seed in range(3)]

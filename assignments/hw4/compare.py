@@ -20,7 +20,6 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from assignments.hw4 import compare_plots
 from assignments.hw4.vit import VisionTransformer
 from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, SHARE, check_flags, flag, within
 from common import cifar
-from common.classification import accuracy, get_number_trainable_params, majority_baseline, multiply_adds
+from common.classification import accuracy, get_number_trainable_params, majority_baseline, multiply_adds, predict
 from common.geometry import in_each_direction, jitter, mirrored
 from common.grid import Training, results_side_by_side
 from common.processes import precision_of
@@ -240,14 +239,19 @@ def train(config: Config, data: ImageData) -> dict:
     )  # fmt: skip
     parts = {"train": some(data.train, len(data.val[1])), "validation": data.val}
     parts |= {} if config.no_test else {"test": data.test}
+    right = {part: predict(model, images).argmax(1) == labels for part, (images, labels) in parts.items()}
     body = {
         "parameters": get_number_trainable_params(model),
         "multiply_adds": cost,
         "history": history,
-        "metrics": {part: {"accuracy": records.mean_std([accuracy(model, *each)])} for part, each in parts.items()},
+        "metrics": {
+            part: {"accuracy": records.mean_std([each.double().mean().item()])} for part, each in right.items()
+        },
         "shifted": [accuracy_of_moved(model, *watched["val"], pixels) for pixels in SHIFTS],
         "baseline": majority_baseline(data),
     }
+    if "test" in right:  # image by image, so that two networks can be compared on the same ones
+        body["test_right"] = "".join("01"[value] for value in right["test"].tolist())
     if config.model == "vit":
         stride = max(1, len(data.val[1]) // SHOWN)
         body["attention"] = looks(model, data.val[0][::stride][:SHOWN], data.pixels("val")[::stride][:SHOWN])
@@ -323,6 +327,7 @@ def summary(trials: list[dict]) -> dict:
         "shifted": [records.mean_std(list(values)) for values in zip(*(t["shifted"] for t in trials), strict=True)],
         "seconds": sum(epoch["seconds"] for trial in trials for epoch in trial["history"]),
         "history": first["history"],
+        **{key: first[key] for key in ("test_right",) if key in first and len(trials) == 1},
     }  # fmt: skip
 
 

@@ -4,22 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.recipes import adamw
-from deep_features import classifier, classifier_plots, cnn, vit
-
-
-def test_only_weights_of_layers_are_decayed():
-    for model in (cnn.CNN(cnn.Config()), vit.build(vit.Config(design="standard"))):
-        decayed, others = adamw(model, 1e-3, weight_decay=0.1).param_groups
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        layers = {
-            f"{name}.weight"
-            for name, layer in model.named_modules()
-            if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
-        }
-        assert {names[id(parameter)] for parameter in decayed["params"]} == layers
-        assert len(decayed["params"]) + len(others["params"]) == len(names)
-        assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0)
+from deep_features import classifier, classifier_plots
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("decay", [1, 1, 0.95, 0.95, 0.95**2]), ("constant", [1] * 5)])

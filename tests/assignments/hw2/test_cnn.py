@@ -118,14 +118,11 @@ def test_loss_and_correct_by_hand_and_a_step_down_the_gradient():
     torch.testing.assert_close(model.weight.data, torch.eye(2) - 0.1 * gradient)
 
 
-def test_the_network_is_small_takes_any_size_and_passes_its_input_by():
+def test_the_network_is_small_and_takes_any_size():
     model = cnn.CNN().eval()
     assert get_number_trainable_params(model) < 300_000
     for size in (16, 32, 75):
         assert model(torch.zeros(2, 3, size, size)).shape == (2, 2)
-    block, x = cnn.ResidualBlock(5, 5).eval(), torch.randn(2, 5, 4, 4)
-    nn.init.zeros_(block.second[0].weight)
-    torch.testing.assert_close(block(x), x.relu())  # what is left without the second convolution
 
 
 def test_the_maps_of_a_layer_are_what_the_layers_up_to_it_compute():
