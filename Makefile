@@ -101,12 +101,14 @@ assignments: .venv/installed ## the assignments' runs, some hours on two cores; 
 	$(RUN) assignments/hw2/permuted.py --seeds 0 1 2 --resume
 	$(RUN) assignments/hw3/ebm.py
 	$(RUN) assignments/hw3/ocr.py --study --resume
+	for study in rates sizes; do $(RUN) assignments/hw4/compare.py --dataset cifar10 --download --study $$study --resume || exit; done
+	$(RUN) assignments/hw4/compare.py --dataset cifar100 --download --resume
 	$(RUN) assignments/hw2/cnn.py --dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 120 \
 	  --seeds 0 1 2 --resume
 	$(RUN) -m publish
 
 notebooks: .venv/installed-dev ## run every notebook from top to bottom, and keep its outputs
-	.venv/bin/jupyter execute --inplace --NotebookClient.record_timing=False hw2-q3.ipynb assignments/hw2/hw2_cnn.ipynb assignments/hw2/hw2_rnn.ipynb assignments/hw2/seq_classification.ipynb assignments/hw3/hw3_ebm.ipynb
+	.venv/bin/jupyter execute --inplace --NotebookClient.record_timing=False hw2-q3.ipynb assignments/hw2/hw2_cnn.ipynb assignments/hw2/hw2_rnn.ipynb assignments/hw2/seq_classification.ipynb assignments/hw3/hw3_ebm.ipynb assignments/hw4/hw4_vit.ipynb
 
 benchmark: .venv/installed-benchmark ## speed against peers and the course's way: an hour, idle machine
 	$(RUN) benchmarks/q1_attention.py
@@ -116,6 +118,7 @@ benchmark: .venv/installed-benchmark ## speed against peers and the course's way
 	$(RUN) benchmarks/q3_silence.py
 	$(RUN) benchmarks/deep_features.py
 	$(RUN) benchmarks/hw3_paths.py
+	$(RUN) benchmarks/hw4_look_ahead.py
 	$(RUN) -m publish
 
 ## Publish

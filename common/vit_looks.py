@@ -39,19 +39,18 @@ def rounded(values: Tensor) -> list[list[float]]:
 
 @utils.plot_style()
 def plot_attention(found: dict, channels: int, title: str) -> Figure:
-    """Images, and how much of each patch reaches the class token (rollout)."""
+    """Images, and below each how much of each of its patches reaches the class token (rollout)."""
     shares = np.array(found["rollout"])  # (B, N)
-    side = int((len(found["images"][0]) / channels) ** 0.5)
+    side, patches = (int((len(row) / depth) ** 0.5) for row, depth in ((found["images"][0], channels), (shares[0], 1)))
     images = np.reshape(found["images"], (-1, side, side, channels))
-    patches = int(shares.shape[1] ** 0.5)
-    figure = Figure(figsize=(1.0 * len(images), 1.5))
-    for axes, image, share in zip(figure.subplots(1, len(images)), images, shares, strict=True):
-        axes.imshow(image, cmap="Greys", vmin=0, vmax=255, extent=(0, 1, 1, 0))
-        axes.imshow(
-            share.reshape(patches, patches), cmap="Reds", alpha=0.55, extent=(0, 1, 1, 0), interpolation="nearest"
-        )
+    figure = Figure(figsize=(1.0 * len(images), 2.4))
+    panels = figure.subplots(2, len(images))
+    for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
+    for (above, below), image, share in zip(panels.T, images, shares, strict=True):
+        above.imshow(image, cmap="Greys", vmin=0, vmax=255)
+        below.imshow(share.reshape(patches, patches), cmap="Reds", vmin=0)
     figure.suptitle(f"{title}: patches that reach the class token (darker: more)", fontsize=9)
     return figure
 
@@ -67,5 +66,5 @@ def plot_positions(found: dict, title: str) -> Figure:
         axes.imshow(row.reshape(side, side), cmap="RdBu_r", vmin=-1, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
-    figure.suptitle(f"{title}: likeness of learned positions,\na map for each patch", fontsize=9)
+    figure.suptitle(f"{title}\nlikeness of learned positions, a map for each patch", fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""The assignments in brief: backpropagation by hand, a network that repeats what it reads, one that reads words."""
+"""The assignments in brief: backpropagation by hand, an echo, rendered words, a small Vision Transformer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import records
 from assignments.hw1 import digits
 from assignments.hw2 import memory
 from assignments.hw3 import ocr, ocr_plots
+from assignments.hw4 import compare, compare_plots
 from demo.part import Part, call
 from publish.page import Picture, Section
 
@@ -16,22 +17,27 @@ READER = (
     "--method", "nll", "--word_length", "4", "--words", "1500", "--epochs", "4", "--learning_rate", "0.004",
     "--tested", "100",
 )  # fmt: skip
+TRANSFORMER = (
+    "--embed_dim", "48", "--num_layers", "3", "--mlp_dim", "96", "--epochs", "10", "--learning_rate", "0.003",
+)  # fmt: skip
 
 
 def in_brief(out: Path) -> Section:
-    """Homework 1's network on small digits, Homework 2's echo of random letters, Homework 3's rendered words."""
+    """One small network a homework: digits by hand, an echo of random letters, rendered words, digits in patches."""
     commands = (
         call(digits.main, "python assignments/hw1/mlp.py", "--epochs", "40", "--out", str(out)),
         call(memory.main, "python assignments/hw2/memory.py", *ECHO, "--out", str(out)),
         call(ocr.main, "python assignments/hw3/ocr.py", *READER, "--out", str(out)),
+        call(compare.main, "python assignments/hw4/compare.py", *TRANSFORMER, "--out", str(out)),
     )
     results, plots = out / "assignments", out / "plots" / "assignments"
     by_hand = records.load_result(results / "hw1-digits.json", "largest_difference:number")
     echo = records.load_result(results / "hw2-echo-delay4-seed0.json", "metrics.test.accuracy.mean:number")
     words = records.load_result(results / "hw3-ocr-nll-seed0.json", *ocr_plots.KEYS, "by_set:dict")
+    patches = records.load_result(results / "hw4-vit-digits-all-rate0.003-seed0.json", *compare_plots.TRIAL_KEYS)
     return Section(
         "Assignments",
-        headline=told(by_hand, echo, words),
+        headline=told(by_hand, echo, words, patches),
         lines=(f"The weights found by hand differ from autograd's by {by_hand['largest_difference']:.0e} at most.",),
         pictures=(
             Picture(
@@ -49,19 +55,25 @@ def in_brief(out: Path) -> Section:
                 "Low energies at h, e, l, l and o, one after the other",
                 "The energies of the word “hello” (synthetic image), window by window.",
             ),
+            Picture(
+                plots / f"{patches['run']}-attention.png",
+                "Six digits, and below each which of its patches the network looks at: those with ink",
+                "Where a small Vision Transformer looks in digits (real) to recognise them.",
+            ),
         ),
         commands=commands,
     )
 
 
-def told(by_hand: dict, echo: dict, words: dict) -> str:
-    right, letters = (100 * result["metrics"]["test"]["accuracy"]["mean"] for result in (by_hand, echo))
+def told(by_hand: dict, echo: dict, words: dict, patches: dict) -> str:
+    right, letters, seen = (100 * result["metrics"]["test"]["accuracy"]["mean"] for result in (by_hand, echo, patches))
     count, exact = by_hand["data"]["sizes"]["test"], 100 * words["metrics"]["test"]["paths_exact"]["mean"]
     return (
         f"Trained without autograd, a network recognises {right:.1f} % of {count} small digits (real);"
         f" a GRU repeats {letters:.1f} % of random letters (synthetic) four letters later; a small network reads"
-        f" {exact:.0f} % of rendered words (synthetic)."
+        f" {exact:.0f} % of rendered words (synthetic); a Vision Transformer with {patches['parameters']:,} parameters"
+        f" recognises {seen:.1f} % of the small digits."
     )
 
 
-PARTS = (Part("assignments", "Assignments: backpropagation by hand, an echo, words", 50, in_brief),)
+PARTS = (Part("assignments", "Assignments: backpropagation by hand, an echo, words, patches", 60, in_brief),)

@@ -10,6 +10,7 @@ from assignments import runs
 from assignments.hw2 import permuted, spikes
 from assignments.hw3.ocr_plots import NAMES, exact_of
 from publish.latex import Document, Results, absent, number, spread, tabular
+from publish.transformers_report import limited_look, look_ahead_table, transformer_table, transformers
 from records import mean_std
 
 DERIVATIVES, GRADIENTS, SPIKES, PERMUTED, ENERGIES, READING = (
@@ -183,6 +184,15 @@ def gradients(results: Results) -> str:
 DOCUMENT = Document(
     name="assignments",
     folder="assignments",
-    numbers=(softmax, shuffled_pixels, through_time, temporal_order, energies, reading),
-    tables={"gradients": gradients},
+    numbers=(
+        softmax,
+        shuffled_pixels,
+        through_time,
+        temporal_order,
+        energies,
+        reading,
+        limited_look,
+        transformers,
+    ),
+    tables={"gradients": gradients, "look-ahead": look_ahead_table, "transformers": transformer_table},
 )

@@ -63,6 +63,19 @@ def words(result: dict) -> str:
     )
 
 
+def transformer(result: dict) -> str:
+    models = result["models"]
+    count = max(model["settings"]["train_size"] for model in models.values())
+    vit, cnn = (
+        spread(models[f"{kind}, {count}, moved"]["metrics"]["test"]["accuracy"], 100, 1) for kind in ("vit", "cnn")
+    )
+    parameters = models[f"vit, {count}, moved"]["parameters"]
+    return (
+        f"CIFAR-10 (JPEG, real): {vit} % right from {count:,} images, with {parameters:,} parameters;"
+        f" a CNN of that size: {cnn} %"
+    )
+
+
 PARTS: tuple[tuple[str, str, Run, Callable[[dict], str]], ...] = (
     (FEATURES, "autoencoders", features.IMPROVED, autoencoder),
     (FEATURES, "stacked autoencoders", features.STACKED[2], few_labels),
@@ -72,6 +85,7 @@ PARTS: tuple[tuple[str, str, Run, Callable[[dict], str]], ...] = (
     (ASSIGNMENTS, "a CNN: cats and dogs", assignments.CATS_AND_DOGS[1], photographs),
     (ASSIGNMENTS, "a GRU's memory", assignments.ECHOES[2], echoes),
     (ASSIGNMENTS, "energies that read words", assignments.READERS, words),
+    (ASSIGNMENTS, "a Vision Transformer", assignments.SIZES, transformer),
 )
 
 

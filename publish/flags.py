@@ -43,6 +43,7 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "-m deep_features.plots": "deep_features.plots",
     "benchmarks/deep_features.py": "benchmarks.deep_features",
     "benchmarks/hw3_paths.py": "benchmarks.hw3_paths",
+    "benchmarks/hw4_look_ahead.py": "benchmarks.hw4_look_ahead",
     "benchmarks/q1_attention.py": "benchmarks.q1_attention",
     "benchmarks/q2_training.py": "benchmarks.q2_training",
     "benchmarks/q3_silence.py": "benchmarks.q3_silence",

@@ -88,7 +88,7 @@ class Config(Training):
     mlp_dim: int = flag(192, "hidden units of its MLPs", within(1, 16_384))
     dropout: float = flag(0.0, "probability of dropping a feature", SHARE)
     epochs: int = flag(25, "passes over the training images", COUNT)
-    batch_size: int = flag(128, "images per step", COUNT)
+    batch_size: int = flag(0, "images per step", within(0, 50_000), shown="128, of digits 32")
     learning_rate: float = flag(0.0, "largest step size of AdamW", NOT_NEGATIVE, shown="1e-3 of vit, 2e-3 of cnn")
     weight_decay: float = flag(0.05, "weight decay", NOT_NEGATIVE)
     no_augment: bool = flag(False, "train on the images as they are, neither moved nor mirrored")
@@ -124,6 +124,10 @@ class Config(Training):
         return "digits" if self.dataset == "digits" else "photographs"
 
     @property
+    def images_per_step(self) -> int:
+        return self.batch_size or (32 if self.dataset == "digits" else 128)
+
+    @property
     def rate(self) -> float:
         return self.learning_rate or RATES[self.model]
 
@@ -132,7 +136,8 @@ class Config(Training):
         return precision_of(self.mixed_precision, self.device)
 
     def settings(self) -> dict:
-        return super().settings() | {"mixed_precision": self.precision, "learning_rate": self.rate}
+        chosen = {"mixed_precision": self.precision, "batch_size": self.images_per_step, "learning_rate": self.rate}
+        return super().settings() | chosen
 
     @property
     def run_name(self) -> str:
@@ -225,7 +230,7 @@ def train(config: Config, data: ImageData) -> dict:
         model = model.to(memory_format=torch.channels_last)
     cost = multiply_adds(model, data.train[0].shape[1:])
     optimizer = adamw(model, config.rate, config.weight_decay)
-    batches = utils.Batches(data.train, config.batch_size, config.seed)
+    batches = utils.Batches(data.train, config.images_per_step, config.seed)
     watched = {"train": some(data.train, WATCHED), "val": some(data.val, WATCHED)}
 
     def evaluate(model: nn.Module) -> dict[str, float]:
@@ -349,7 +354,7 @@ def run(config: Config) -> dict:
 
 def print_result(result: dict) -> None:
     print(f"\n{compare_plots.title(result)}; accuracy in %")
-    models = result.get("models", {result["run"]: result})
+    models = result.get("models", {compare_plots.MODELS[result["config"]["model"]]: result})
     for name, model in models.items():
         cells = [f"{part} {records.spread(scores['accuracy'], 100)}" for part, scores in model["metrics"].items()]
         print(f"  {name:36}{model['parameters']:10,} parameters  {', '.join(cells)}")

@@ -86,10 +86,12 @@ def test_the_assignments_in_words():
     by_hand = {"metrics": {"test": {"accuracy": {"mean": 0.99}}}, "data": {"sizes": {"test": 300}}}
     echo = {"metrics": {"test": {"accuracy": {"mean": 0.987}}}}
     words = {"metrics": {"test": {"paths_exact": {"mean": 0.93}}}}
-    told = assignments.told(by_hand, echo, words)
+    patches = {"metrics": {"test": {"accuracy": {"mean": 0.971}}}, "parameters": 60_730}
+    told = assignments.told(by_hand, echo, words, patches)
     assert "recognises 99.0 % of 300 small digits" in told
     assert "repeats 98.7 % of random letters (synthetic)" in told
     assert "reads 93 % of rendered words (synthetic)" in told
+    assert "with 60,730 parameters recognises 97.1 % of the small digits" in told
 
 
 def test_voices_are_new():
@@ -272,6 +274,7 @@ def test_demonstration(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(assignments, "ECHO", (*assignments.ECHO, "--epochs", "1", "--steps", "20"))
     reader = (*assignments.READER, "--epochs", "1", "--words", "64", "--tested", "10")
     monkeypatch.setattr(assignments, "READER", reader)
+    monkeypatch.setattr(assignments, "TRANSFORMER", (*assignments.TRANSFORMER, "--epochs", "1"))
     monkeypatch.chdir(tmp_path)
     assert demo.main(["--out", "demo"]) == 0, [log.read_text()[-2000:] for log in (tmp_path / "demo").glob("*.log")]
     printed, errors = capsys.readouterr()
@@ -296,7 +299,7 @@ def test_demonstration(tmp_path, monkeypatch, capsys):
         assert "synthetic" in text
     assert sentences["metrics"]["test"]["cer"]["mean"] < 0.25  # not what it says, but it does work
     assert len(elements.attributes("audio")) == 3
-    assert len(elements.attributes("img")) == 9
+    assert len(elements.attributes("img")) == 10
     assert all(address.startswith("data:") for address in elements.addresses())
     assert (tmp_path / "demo" / "index.html").stat().st_size < 1_500_000
     assert not [path for path in tmp_path.iterdir() if path.name not in ("demo", "data")]
