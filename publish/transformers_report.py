@@ -82,8 +82,8 @@ def catching_up(models: dict[str, dict]) -> str:
 
 
 def moving_helps(models: dict[str, dict]) -> str:
-    """What moving the images adds to each network, by their number."""
-    counts = counts_of(models)
+    """What moving the images adds to each network, by their number, where both were trained."""
+    counts = [count for count in counts_of(models) if f"vit, {count}, as they are" in models]
     parts = []
     for kind, name in NAMES.items():
         pairs = [[models[f"{kind}, {count}, {way}"] for way in ("moved", "as they are")] for count in counts]

@@ -20,6 +20,7 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -61,14 +62,20 @@ class Size(NamedTuple):
     images: int
     epochs: int
     seeds: int  # how many of those that are asked for
-    shuffled: bool = False  # with the pixels shuffled, too
+    ways: tuple[str, ...] = ("moved", "as they are")  # of WAYS
 
 
-SMALL = Size(300, 40, 3, shuffled=True)
-SIZES = {
-    "digits": (Size(1000, 20, 1), SMALL, Size(100, 80, 3)),
-    "photographs": (Size(45_000, 25, 1), Size(20_000, 25, 1), Size(5000, 30, 3, shuffled=True), Size(1000, 80, 3)),
+WAYS = {  # how images are shown
+    "moved": {},
+    "as they are": {"no_augment": True},
+    "shuffled": {"no_augment": True, "shuffle_pixels": True},
 }
+SIZES = {
+    "digits": (Size(1000, 20, 1), Size(300, 40, 3, tuple(WAYS)), Size(100, 80, 3)),
+    "photographs": (
+        Size(45_000, 25, 1, ("moved",)), Size(20_000, 25, 1), Size(5000, 30, 3, tuple(WAYS)), Size(1000, 80, 3)
+    ),
+}  # fmt: skip
 RATED = {"digits": (300, 20), "photographs": (5000, 15)}  # images and epochs of the study of step sizes
 
 
@@ -285,20 +292,11 @@ def variants(config: Config) -> dict[str, list[Config]]:
         }
     found = {}
     for size in SIZES[config.kind]:
-        for name, changes in ways(size).items():
-            for model in MODELS:
-                each = replace(plain, model=model, train_size=size.images, epochs=size.epochs, **changes)
-                found[f"{model}, {size.images}, {name}"] = [
-                    replace(each, seed=seed) for seed in config.seeds[: size.seeds]
-                ]
+        for way, model in itertools.product(size.ways, MODELS):
+            each = replace(plain, model=model, train_size=size.images, epochs=size.epochs, **WAYS[way])
+            seeds = config.seeds[: size.seeds]
+            found[f"{model}, {size.images}, {way}"] = [replace(each, seed=seed) for seed in seeds]
     return found
-
-
-def ways(size: Size) -> dict[str, dict]:
-    """How the images of one size are shown: moved, as they are, and perhaps with their pixels shuffled."""
-    plain = {"no_augment": True}
-    shuffled = {"shuffled": plain | {"shuffle_pixels": True}} if size.shuffled else {}
-    return {"moved": {}, "as they are": plain} | shuffled
 
 
 def compare(config: Config, described: Callable[[Config], dict]) -> dict:

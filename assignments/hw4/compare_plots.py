@@ -79,10 +79,10 @@ def plot_accuracies(result: dict) -> Figure:
         models = [m for m in in_order(result, kind, plain) if not m["settings"]["shuffle_pixels"]]
         words = f"{MODELS[kind]}, {'images as they are' if plain else 'images moved at random'}"
         colour = utils.COLOURS[list(MODELS).index(kind)]
-        sizes = [m["settings"]["train_size"] for m in models]
-        draw_means(axes, sizes, [m["metrics"]["test"]["accuracy"] for m in models], style, words, color=colour)
+        x = [m["settings"]["train_size"] for m in models]
+        draw_means(axes, x, [m["metrics"]["test"]["accuracy"] for m in models], style, words, color=colour)
     axes.set_xscale("log")
-    label_sizes(axes, sizes)
+    label_sizes(axes, sorted({m["settings"]["train_size"] for m in result["models"].values()}))
     axes.set(xlabel="training images", ylabel="test accuracy (%)")
     axes.legend(fontsize=8)
     figure.suptitle(title(result), fontsize=9)
@@ -94,23 +94,25 @@ def plot_gaps(result: dict) -> Figure:
     """What the two differ in: how much better they do on training images, and on images moved by some pixels."""
     figure = Figure(figsize=(6.2, 2.8))
     gaps, shifts = figure.subplots(1, 2)
+    counts = [{m["settings"]["train_size"] for m in in_order(result, *line)} for line in STYLES]
+    sizes, largest = sorted(set.union(*counts)), max(set.intersection(*counts))
     for (kind, plain), style in STYLES.items():
         models = [m for m in in_order(result, kind, plain) if not m["settings"]["shuffle_pixels"]]
         words = f"{MODELS[kind]}, {'as they are' if plain else 'moved'}"
         colour = utils.COLOURS[list(MODELS).index(kind)]
-        sizes = [m["settings"]["train_size"] for m in models]
+        x = [m["settings"]["train_size"] for m in models]
         differences = [
             100 * (m["metrics"]["train"]["accuracy"]["mean"] - m["metrics"]["test"]["accuracy"]["mean"]) for m in models
         ]
-        gaps.plot(sizes, differences, style, ms=4, label=words, color=colour)
-        most = models[-1]
+        gaps.plot(x, differences, style, ms=4, label=words, color=colour)
+        (most,) = (m for m in models if m["settings"]["train_size"] == largest)
         draw_means(shifts, range(len(most["shifted"])), most["shifted"], style, words, color=colour)
     gaps.set_xscale("log")
     label_sizes(gaps, sizes)
     gaps.set(xlabel="training images", ylabel="training minus test accuracy (points)", ylim=(None, None))
     gaps.legend(fontsize=7)
     shifts.set(xlabel="pixels by which images are moved", ylabel="validation accuracy (%)",
-               title=f"trained on {sizes[-1]:,} images")  # fmt: skip
+               title=f"trained on {largest:,} images")  # fmt: skip
     figure.suptitle(title(result), fontsize=9)
     return figure
 

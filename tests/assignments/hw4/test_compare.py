@@ -125,7 +125,7 @@ def one_by_one(monkeypatch):
 
 
 def test_a_study_of_sizes(one_by_one, monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(compare.SIZES, "digits", (Size(60, 1, 1), Size(40, 1, 2, shuffled=True)))
+    monkeypatch.setitem(compare.SIZES, "digits", (Size(60, 1, 1), Size(40, 1, 2, tuple(compare.WAYS))))
     assert compare.main(["--study", "sizes", "--seeds", "3", "4", "5", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "assignments" / "hw4-sizes-digits.json").read_text())
     assert {name: model["seeds"] for name, model in result["models"].items()} == {
