@@ -73,7 +73,7 @@ WAYS = {  # how images are shown
 SIZES = {
     "digits": (Size(1000, 20, 1), Size(300, 40, 3, tuple(WAYS)), Size(100, 80, 3)),
     "photographs": (
-        Size(45_000, 25, 1, ("moved",)), Size(20_000, 25, 1), Size(5000, 30, 3, tuple(WAYS)), Size(1000, 80, 3)
+        Size(45_000, 25, 1, ("moved",)), Size(20_000, 20, 1), Size(5000, 30, 3, tuple(WAYS)), Size(1000, 60, 3)
     ),
 }  # fmt: skip
 RATED = {"digits": (300, 20), "photographs": (5000, 15)}  # images and epochs of the study of step sizes
