@@ -10,7 +10,13 @@ from assignments import runs
 from assignments.hw2 import permuted, spikes
 from assignments.hw3.ocr_plots import NAMES, exact_of
 from publish.latex import Document, Results, absent, number, spread, tabular
-from publish.transformers_report import limited_look, look_ahead_table, transformer_table, transformers
+from publish.transformers_report import (
+    limited_look,
+    look_ahead_table,
+    on_mnist,
+    transformer_table,
+    transformers,
+)
 from records import mean_std
 
 DERIVATIVES, GRADIENTS, SPIKES, PERMUTED, ENERGIES, READING = (
@@ -193,6 +199,7 @@ DOCUMENT = Document(
         reading,
         limited_look,
         transformers,
+        on_mnist,
     ),
     tables={"gradients": gradients, "look-ahead": look_ahead_table, "transformers": transformer_table},
 )

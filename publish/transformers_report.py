@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from assignments import runs
-from publish.latex import Results, absent, number, spread, tabular
-from publish.verdicts import paired_bootstrap, resolved
+from deep_features import runs as features
+from publish.latex import Results, absent, number, plain, spread, tabular
+from publish.verdicts import paired_bootstrap, resolved, verdict
 
 LOOKING, COMPARING = runs.LOOK_AHEAD.name, runs.SIZES.name
+SCALE, RECIPE, FINE = (run.name for run in features.VITS[1:])
 NAMES = {"vit": "Vision Transformer", "cnn": "CNN"}
 WAYS = {"moved": "moved", "as they are": "as they are", "shuffled": "pixels shuffled"}
 
@@ -131,6 +133,26 @@ def transformers(results: Results) -> dict[str, str]:
         "hw4-compared": " ".join([catching_up(models), moving_helps(models), what_the_gap_is(models)]),
         "hw4-networks": f"with {sizes} parameters and {work} million multiply-adds an image",
     }
+
+
+def on_mnist(results: Results) -> dict[str, str]:
+    """Two answers from deep feature learning: the scale of the scores, and the size of the patches."""
+    recipe, fine, scale = (results(name) if results.exists(name) else None for name in (RECIPE, FINE, SCALE))
+    found = {"hw4-scale": absent(features.VITS[1]), "hw4-patches": absent(features.VITS[3])}
+    if scale:
+        width, head = (model["metrics"]["test"]["accuracy"] for model in scale["models"].values())
+        found["hw4-scale"] = compared("dividing by the head's", head, "by the width's", width)
+    if recipe and fine:
+        (small,) = (model["metrics"]["test"]["accuracy"] for model in fine["models"].values())
+        large = recipe["models"][recipe["selected"]["variant"]]["metrics"]["test"]["accuracy"]
+        found["hw4-patches"] = compared("patches of 4 pixels", small, "of 7", large)
+    return found
+
+
+def compared(name: str, metric: dict, other_name: str, other: dict) -> str:
+    """Two accuracies and what their difference is worth."""
+    scores = f"{name} gives {spread(metric, 100, 2)}\\,\\%, {other_name} {spread(other, 100, 2)}\\,\\%"
+    return f"{scores}: {plain(verdict('the former', metric, other, digits=2))}"
 
 
 def transformer_table(results: Results) -> str:

@@ -98,3 +98,13 @@ def test_the_table_of_a_limited_look_ahead():
         r"all & the clip & 25.0 [20.0, 30.0] \\",
     ]
     assert report.limited_look(found)["hw4-look-ahead"].endswith("65 recorded clips (real)")
+
+
+def test_answers_from_mnist_say_what_the_seeds_resolve():
+    close, far = mean_std([0.98, 0.981, 0.979]), mean_std([0.95, 0.951, 0.949])
+    said = report.compared("this", close, "that", far)
+    assert said.startswith(
+        r"this gives $98.00\pm0.10$\,\%, that $95.00\pm0.10$\,\%: the former is better by 3.00 points"
+    )
+    assert report.compared("this", close, "that", close).endswith("which the seeds do not resolve")
+    assert set(report.on_mnist(Found(None))) == {"hw4-scale", "hw4-patches"}
