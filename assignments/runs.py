@@ -131,6 +131,10 @@ SIZES = compared(
     "a Vision Transformer and a CNN on CIFAR-10 (JPEG, real), by the number of training images",
     "sizes-cifar10_jpeg", "--dataset cifar10_jpeg --study sizes", "accuracies", "gaps", "attention", "positions",
 )  # fmt: skip
+SIZES_AS_PUBLISHED = compared(
+    "the same on CIFAR-10 as it was published (real)",
+    "sizes-cifar10", "--dataset cifar10 --download --study sizes", "accuracies", "gaps", "attention", "positions",
+)  # fmt: skip
 CIFAR100 = compared(
     "a Vision Transformer on CIFAR-100 (real), the course's data",
     "vit-cifar100-all-seed0", "--dataset cifar100 --download", "curves", "attention", "positions",
@@ -145,5 +149,5 @@ LOOK_AHEAD = Run(
 )
 RUNS = (
     DIGITS, DERIVATIVES, *DREAMS, GRADIENTS, *CATS_AND_DOGS, PERMUTED, *ECHOES, SPIKES, ENERGIES, READERS,
-    READING_SPEED, STEP_SIZES, SIZES, CIFAR100, LOOK_AHEAD,
+    READING_SPEED, STEP_SIZES, SIZES, SIZES_AS_PUBLISHED, CIFAR100, LOOK_AHEAD,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A small residual network (He et al. 2016) for images of any size.
+"""A small residual network, for images of any size.
 
 Letters: B batch, C channels, S the images' size.
 """
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, and what came in added to what they give: (B, C, S, S) -> (B, C', S, S)."""
+    """Two convolutions, and what came in added to what they give (He et al. 2016): (B, C, S, S) -> (B, C', S, S)."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
