@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import records
 from asr.audio import Features
 from asr.checkpoint import load_model
+from asr.config import checkpoint_flag
 from asr.data import load_corpus
 from asr.generate import ctc_greedy
 from asr.model import Encoder
@@ -71,7 +72,7 @@ def milliseconds_late(frames: int, features: Features) -> float:
 class Flags:
     """The flags."""
 
-    checkpoint: str = flag("checkpoints/ljspeech-345-tuned-lstm.safetensors", "a recogniser's weights", metavar="FILE")
+    checkpoint: str = checkpoint_flag()
     data: str = flag("data/LJSpeech-1.1", "folder of the clips, of which the test part is scored")
     cache: str = flag("data/features", "folder of their features")
     look_aheads: tuple[int, ...] = flag(LOOK_AHEADS, "positions ahead that each block sees", LOOKS)
