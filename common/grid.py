@@ -17,6 +17,7 @@ class Run(Protocol):
     """A configuration of a script, as its settings dataclass: the command that runs it, and where its files go."""
 
     seed: int
+    resume: bool
 
     def command(self) -> list[str]: ...
 
@@ -61,18 +62,29 @@ class Training:
 def results_side_by_side(runs: list[Run], head: Callable[[Run], dict], keys: tuple[str, ...] = ()) -> list[dict]:
     """The results of runs, each in a one-thread process of its script, as many at a time as there are cores.
 
-    They equal those of the same commands run one by one. `head` is how the result of a run begins, and `keys` are what
-    it has to hold (see `records.load_result`). Raises ValueError where one fails otherwise than by diverging, or leaves
-    another result than the one asked for.
+    They equal those of the same commands run one by one; with `resume`, those that are there are read. `head` is how
+    the result of a run begins, and `keys` are what it has to hold (see `records.load_result`). Raises ValueError where
+    one fails otherwise than by diverging, or leaves another result than the one asked for.
     """
-    jobs = {run.file(".log"): run.command() for run in runs}
+    jobs = {run.file(".log"): run.command() for run in runs if not (run.resume and is_finished(run, head, keys))}
     command_line.side_by_side(jobs, accepted=(0, utils.Diverged.exit_code))
-    results = []
-    for run in runs:
-        path = run.file(".json")
-        result = records.load_result(path, *keys)
-        changed = records.differences(result, head(run))
-        if changed or result["seeds"] != [run.seed]:
-            raise ValueError(f"{path} is of a run with {records.in_words(changed) or 'another seed'}: run it again")
-        results.append(result)
-    return results
+    return [result_of(run, head, keys) for run in runs]
+
+
+def is_finished(run: Run, head: Callable[[Run], dict], keys: tuple[str, ...]) -> bool:
+    """Whether its result is there."""
+    try:
+        result_of(run, head, keys)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def result_of(run: Run, head: Callable[[Run], dict], keys: tuple[str, ...]) -> dict:
+    """The result of a run. Raises OSError or ValueError where there is none, or that of another run."""
+    path = run.file(".json")
+    result = records.load_result(path, *keys)
+    changed = records.differences(result, head(run))
+    if changed or result["seeds"] != [run.seed]:
+        raise ValueError(f"{path} is of a run with {records.in_words(changed) or 'another seed'}: run it again")
+    return result
