@@ -238,7 +238,8 @@ def train_side_by_side(configs: list[Settings]) -> list[dict]:
             described[images] = load_data(config).describe()
         return result_head(config, described[images])
 
-    return results_side_by_side(configs, head, ("history:list", "parameters:number", "metrics:dict"))
+    tested = [] if any(config.no_test for config in configs) else ["metrics.test:dict"]
+    return results_side_by_side(configs, head, ("history:list", "parameters:number", "metrics:dict", *tested))
 
 
 def compare(config: Settings) -> dict:

@@ -303,7 +303,8 @@ def compare(config: Config, described: Callable[[Config], dict]) -> dict:
     """Train every variant with its seeds, side by side; the body of the study's result."""
     groups = variants(config)
     singles = [single for group in groups.values() for single in group]
-    keys = ("history:list", "metrics:dict", "shifted:list")
+    tested = [] if any(single.no_test for single in singles) else ["metrics.test:dict"]
+    keys = ("history:list", "metrics:dict", "shifted:list", *tested)
     results = iter(results_side_by_side(singles, lambda single: single.head(described(single)), keys))
     models, attention = {}, None
     for name, group in groups.items():

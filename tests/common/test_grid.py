@@ -1,5 +1,6 @@
 """Runs side by side of a tiny script: results in order, and nothing that was not asked for."""
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Config:
     seed: int = flag(0, "seed")
     rate: float = flag(0.5, "rate")
     out: str = flag("", "folder")
+    resume: bool = flag(False, "read what is there")
 
     def command(self):
         return [sys.executable, str(Path(self.out) / "script.py"), *flags_of(self)]
@@ -50,6 +52,18 @@ def test_results_come_in_the_order_of_the_runs(out):
     results = results_side_by_side(runs, head, ("metrics.value:number",))
     assert [result["metrics"]["value"] for result in results] == [6, 5, 3.5, 2.5]
     assert all(run.file(".log").exists() for run in runs)
+
+
+def test_with_resume_only_what_is_not_there_or_of_another_run_is_run(out):
+    runs = [Config(seed, 0.5, out, resume=True) for seed in (0, 1, 2)]
+    results_side_by_side(runs[:2], head, ("metrics.value:number",))
+    kept, changed = (json.loads(run.file(".json").read_text()) for run in runs[:2])
+    runs[0].file(".json").write_text(json.dumps(kept | {"metrics": {"value": -1}}))
+    runs[1].file(".json").write_text(json.dumps(changed | {"config": {"seed": 1, "rate": 9}}))
+    values = [result["metrics"]["value"] for result in results_side_by_side(runs, head, ("metrics.value:number",))]
+    assert values == [-1, 6, 7]
+    anew = [Config(seed, 0.5, out) for seed in (0, 1)]
+    assert [result["metrics"]["value"] for result in results_side_by_side(anew, head)] == [5, 6]
 
 
 def test_a_run_that_fails_is_named_with_its_last_words(out):
