@@ -191,7 +191,7 @@ def test_the_first_page_is_short():
     tables = rows(README)
     assert len(tables) == 5
     assert max(len(cell) for table in tables for row in table for cell in row) <= 120
-    assert [len(table) <= most for table, most in zip(tables, (11, 8, 8, 8, 8), strict=True)] == [True] * 5
+    assert [len(table) <= most for table, most in zip(tables, (11, 8, 8, 8, 12), strict=True)] == [True] * 5
 
 
 def test_questions_are_those_of_the_report():
