@@ -57,7 +57,7 @@ def in_brief(out: Path) -> Section:
             ),
             Picture(
                 plots / f"{patches['run']}-attention.png",
-                "Six digits, and below each which of its patches the network looks at: those with ink",
+                "Six digits, and below each how much the network looks at each of its patches",
                 "Where a small Vision Transformer looks in digits (real) to recognise them.",
             ),
         ),
