@@ -118,7 +118,7 @@ benchmark: .venv/installed-benchmark ## speed against peers and the course's way
 	$(RUN) benchmarks/q3_silence.py
 	$(RUN) benchmarks/deep_features.py
 	$(RUN) benchmarks/hw3_paths.py
-	$(RUN) benchmarks/hw4_look_ahead.py
+	$(RUN) benchmarks/hw4_look_ahead.py --data data/ljspeech-345
 	$(RUN) -m publish
 
 ## Publish

@@ -142,7 +142,7 @@ CIFAR100 = compared(
 LOOK_AHEAD = Run(
     "Question 3's encoder with a limited look-ahead, recorded clips (real)",
     "assignments/hw4-look-ahead",
-    "python benchmarks/hw4_look_ahead.py",
+    "python benchmarks/hw4_look_ahead.py --data data/ljspeech-345",
     ("assignments/hw4-look-ahead",),
     load=checked(*look_ahead_plots.KEYS),
     draw=look_ahead_plots.draw,
