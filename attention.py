@@ -6,6 +6,8 @@ Letters: B batch, L queries, S keys, H heads, D head dimension.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,18 @@ from q1.operators import attend_by_scores, visible_keys
 from q1_linear_attention import linear_attention
 
 KERNELS = ("softmax", "maclaurin")
+
+
+def position_angles(length: int, dim: int) -> Tensor:
+    """position / 10000^(2i / dim) for each position and each pair i of entries: (length, dim / 2)."""
+    rates = torch.exp(-math.log(10000) * torch.arange(0, dim, 2) / dim)
+    return torch.arange(length)[:, None] * rates
+
+
+def sinusoidal_positions(length: int, dim: int) -> Tensor:
+    """sin and cos of these angles, side by side: (length, dim) (eq:positions)."""
+    angles = position_angles(length, dim)
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
 class MultiHeadAttention(nn.Module):
@@ -64,8 +78,9 @@ class MultiHeadAttention(nn.Module):
         memory's are made once, x's own are added to those before. Raises ValueError for `causal` with L != S, unless a
         single query follows those in the cache, and for `visible` with a kernel other than softmax, or with `causal`.
         """
-        query = self._heads(self.query(x))
-        key, value = self._keys_values(x, memory, cache)
+        start = cache["key"].shape[2] if cache and memory is None else 0  # tokens before x, in its own sequence
+        query = self.place(self._heads(self.query(x)), start)
+        key, value = self._keys_values(x, memory, cache, start)
         if causal and query.shape[2] != key.shape[2]:
             if cache is None or query.shape[2] > 1:
                 lengths = f"{query.shape[2]} and {key.shape[2]}"
@@ -87,7 +102,7 @@ class MultiHeadAttention(nn.Module):
         self, x: Tensor, memory: Tensor, key_padding_mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         """The softmax weights with which x (B, L, hidden_dim) looks at `memory` (B, S, hidden_dim): (B, H, L, S)."""
-        query, key = self._heads(self.query(x)), self._heads(self.key(memory))
+        query, key = (self.place(self._heads(layer(y)), 0) for layer, y in ((self.query, x), (self.key, memory)))
         scores = query @ key.mT * self.scale
         if key_padding_mask is not None:
             scores = scores.masked_fill(key_padding_mask[:, None, None], -torch.inf)
@@ -96,11 +111,17 @@ class MultiHeadAttention(nn.Module):
             scores = scores.masked_fill(later, -torch.inf)
         return scores.softmax(-1)
 
-    def _keys_values(self, x: Tensor, memory: Tensor | None, cache: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def place(self, heads: Tensor, start: int) -> Tensor:
+        """Queries or keys (B, H, L, D) at the positions from `start` on, as they enter the scores: here unchanged."""
+        return heads
+
+    def _keys_values(
+        self, x: Tensor, memory: Tensor | None, cache: dict[str, Tensor] | None, start: int
+    ) -> tuple[Tensor, Tensor]:
         if cache and memory is not None:
             return cache["key"], cache["value"]
         source = x if memory is None else memory
-        key, value = self._heads(self.key(source)), self._heads(self.value(source))
+        key, value = self.place(self._heads(self.key(source)), start), self._heads(self.value(source))
         if cache:
             key, value = torch.cat([cache["key"], key], 2), torch.cat([cache["value"], value], 2)
         if cache is not None:
@@ -109,6 +130,25 @@ class MultiHeadAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, D)
+
+
+class RotaryAttention(MultiHeadAttention):
+    """Self-attention whose queries and keys are turned by their positions (Su et al. 2021).
+
+    Entries 2i and 2i + 1 of a head are a point in a plane, turned by position / 10000^(2i / D): a score then depends on
+    the distance of two positions alone. Raises ValueError for an odd head dimension.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, **options):
+        super().__init__(hidden_dim, num_heads, **options)
+        if hidden_dim // num_heads % 2:
+            raise ValueError(f"rotary positions need an even head dimension, not {hidden_dim // num_heads}")
+
+    def place(self, heads: Tensor, start: int) -> Tensor:
+        turned = position_angles(start + heads.shape[2], heads.shape[3])[start:].to(heads.device)  # (L, D / 2)
+        cos, sin = turned.cos().to(heads.dtype), turned.sin().to(heads.dtype)
+        even, odd = heads.unflatten(-1, (-1, 2)).unbind(-1)  # (B, H, L, D / 2)
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
 LARGEST_WRITTEN_OUT = 2**20  # scores of a head: beyond that their memory counts

@@ -5,7 +5,6 @@ Letters: B batch, T frames of a spectrogram, S encoder positions (T / 2), F mel 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.text import MAX_TOKENS, VOCABULARY
-from attention import Block, MultiHeadAttention, SubBlock
+from attention import Block, MultiHeadAttention, SubBlock, sinusoidal_positions
 
 
 class Memory(NamedTuple):
@@ -26,13 +25,6 @@ class Memory(NamedTuple):
 def padding_mask(lengths: Tensor, longest: int) -> Tensor:
     """True beyond each length: (B,) -> (B, longest)."""
     return torch.arange(longest, device=lengths.device) >= lengths[:, None]
-
-
-def sinusoidal_positions(length: int, hidden_dim: int) -> Tensor:
-    """sin and cos of position / 10000^(2i / hidden_dim), side by side: (length, hidden_dim) (eq:positions)."""
-    rates = torch.exp(-math.log(10000) * torch.arange(0, hidden_dim, 2) / hidden_dim)
-    angles = torch.arange(length)[:, None] * rates  # (length, hidden_dim / 2)
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
 class Encoder(nn.Module):

@@ -13,12 +13,13 @@ from records import ROOT
 LAYERS = {
     "the ground": ["command_line", "records"],
     "files": ["common.pictures", "common.saved_models", "common.processes", "common.catalogue", "common.cifar"],
+    "search": ["common.search"],
     "embedded data": ["synthetic.*"],
     "images": ["image_data"],
     "training": ["utils"],
     "scores and grids": ["common.classification", "common.geometry", "common.grid"],
     "recipes": ["common.recipes", "common.residual"],
-    "downloads": ["download_octmnist", "download_ljspeech"],
+    "downloads": ["download_octmnist", "download_ljspeech", "download_multi30k"],
     "Question 1's parts": ["q1.*"],
     "Question 1": ["q1_linear_attention"],
     "attention": ["attention"],
@@ -30,6 +31,7 @@ LAYERS = {
     "deep feature learning": ["deep_features.*"],
     "assignments' parts": ["assignments.hw1.*", "assignments.hw2.*", "assignments.hw3.*", "assignments.hw4.*"],
     "assignments": ["assignments.*"],
+    "Lab 3": ["lab3.*"],
     "publishing": ["publish.*"],
     "the top": ["demo.*", "benchmarks.*"],
 }
@@ -38,6 +40,7 @@ SEPARATE = [
     "asr",
     "deep_features",
     "assignments",
+    "lab3",
 ]  # folders of questions and courses, which know nothing of each other
 
 

@@ -1,0 +1,1 @@
+"""Lab 3: Transformers and transfer learning, each claim measured."""
