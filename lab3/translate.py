@@ -116,7 +116,7 @@ class Config(Training):
     @property
     def run_name(self) -> str:
         if self.study:
-            return f"translate-{self.dataset}-{self.study}"
+            return f"translate-{self.study}-{self.dataset}"
         kind = self.model if self.model == "lstm" else f"{self.model}-{self.positions}"
         return f"translate-{self.dataset}-{kind}-seed{self.seed}"
 

@@ -6,6 +6,7 @@ from asr import runs as q3
 from assignments import runs as assignments
 from common.catalogue import Run
 from deep_features import runs as deep_features
+from lab3 import runs as lab3
 from q1 import runs as q1
 from q2 import runs as q2
 
@@ -15,6 +16,7 @@ QUESTIONS = {
     "q3": q3.RUNS,
     "deep_features": deep_features.RUNS,
     "assignments": assignments.RUNS,
+    "lab3": lab3.RUNS,
 }
 RUNS = tuple(run for runs in QUESTIONS.values() for run in runs)
 

@@ -11,7 +11,9 @@ import records
 from asr import plots as speech_plots
 from asr import runs as q3
 from asr.metrics import NOT_CONVERGED
+from assignments import runs as assignments
 from common.catalogue import NotRun, Run
+from lab3 import runs as lab3
 from publish import deep_features
 from publish.answers import answers, error_rates, fewer_errors
 from publish.courses import courses
@@ -28,7 +30,7 @@ from publish.tables import (
     question_3_recorded,
     runs_1,
     runs_2,
-    runs_assignments,
+    runs_of,
     score,
     speed,
     speed_files,
@@ -203,7 +205,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "scores-3-recorded": question_3_recorded,
     **{name: lambda root, make=make: unbroken(make(root)) for name, make in deep_features.TABLES.items()},
     "runs-deep-features": deep_features.deep_features_runs,
-    "runs-assignments": runs_assignments,
+    "runs-assignments": runs_of(assignments.RUNS),
+    "runs-lab3": runs_of(lab3.RUNS),
     "peers": peers,
     "speed": speed,
     "speed-files": speed_files,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import records
 from asr import plots as speech_plots
 from asr import runs as q3
 from asr.metrics import NOT_CONVERGED
-from assignments import runs as assignments
 from common.catalogue import NotRun, Run
 from deep_features import runs as features
 from q1 import runs as q1
@@ -77,10 +76,14 @@ def runs_2(root: Path) -> str:
     return f"{header}\n\n{bash(run.command for run in runs)}"
 
 
-def runs_assignments(root: Path) -> str:
-    """The assignments: time, result file, figures, command."""
-    header = table(["data", "result", "time", "figures"], run_rows(root, assignments.RUNS))
-    return f"{header}\n\n{bash(run.command for run in assignments.RUNS)}"
+def runs_of(runs: Iterable[Run]) -> Callable[[Path], str]:
+    """A table of runs, with time, result file and figures, and their commands below it."""
+
+    def make(root: Path) -> str:
+        header = table(["data", "result", "time", "figures"], run_rows(root, runs))
+        return f"{header}\n\n{bash(run.command for run in runs)}"
+
+    return make
 
 
 def network(model: dict) -> str:

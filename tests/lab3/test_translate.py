@@ -115,7 +115,7 @@ def one_by_one(monkeypatch):
 )
 def test_a_study(one_by_one, study, names, tmp_path, capsys):
     assert translate.main(["--study", study, "--seeds", "4", "5", "--out", str(tmp_path)]) == 0
-    result = json.loads((tmp_path / "lab3" / f"translate-toy-{study}.json").read_text())
+    result = json.loads((tmp_path / "lab3" / f"translate-{study}-toy.json").read_text())
     assert list(result["models"]) == names
     assert [run.seed for run in one_by_one] == [4, 5] * len(names)
     last = result["models"][names[-1]]

@@ -1,0 +1,40 @@
+"""The runs of Lab 3."""
+
+from __future__ import annotations
+
+from common.catalogue import Run, checked, plots
+from lab3 import sentiment_plots, transfer_plots, translate_plots
+
+DRAWN = {"translate": translate_plots, "sentiment": sentiment_plots, "transfer": transfer_plots}
+
+
+def study(what: str, script: str, name: str, dataset: str, *kinds: str, flags: str = "") -> Run:
+    """A study of one of the scripts, drawn as these kinds of plots."""
+    stem, module = f"lab3/{script}-{name}-{dataset}", DRAWN[script]
+    command = " ".join(f"python lab3/{script}.py --dataset {dataset} --study {name} {flags}".split())
+    return Run(what, stem, command, plots(stem, *kinds), load=checked("data.name:text"), draw=module.draw)
+
+
+TRANSLATION = study(
+    "Multi30k (real), English to German: a Transformer and an LSTM", "translate", "models", "multi30k",
+    "curves", "lengths", "heads",
+)  # fmt: skip
+POSITIONS = study(
+    "an invented language (synthetic): sinusoidal, learned and rotary positions", "translate", "positions", "toy",
+    "curves", "lengths", "heads",
+)  # fmt: skip
+SENTIMENT = tuple(
+    study(f"Rotten Tomatoes (real): {what}", "sentiment", name, "rotten_tomatoes", name)
+    for what, name in (
+        ("step sizes", "rates"), ("six methods", "methods"), ("by the number of labels", "labels")
+    )
+)  # fmt: skip
+TRANSFER = (
+    study("ants and bees (real): four ways to use ImageNet's features", "transfer", "methods", "ants_bees", "methods"),
+    study("ants and bees (real), by the number of training images", "transfer", "sizes", "ants_bees", "sizes"),
+    study(
+        "chest X-rays and CIFAR-10 (JPEG, real), with ImageNet's features and without", "transfer", "domains",
+        "cifar10_jpeg", "domains",
+    ),
+)  # fmt: skip
+RUNS = (TRANSLATION, POSITIONS, *SENTIMENT, *TRANSFER)
