@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 import records
 import utils
+from common import strong
 from common.classification import (
     confident_mistakes,
     confusion_matrix,
@@ -37,7 +38,7 @@ from common.classification import (
 )
 from common.recipes import adamw
 from image_data import PARTS, ImageData, load_images, with_course_test_split
-from q2 import saved, shift, strong
+from q2 import saved, shift
 from q2.comparison import one_per_seed, print_summary, result_head, summarise, sweep, train_side_by_side
 from q2.config import Config, parse_config
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 import records
 import utils
 from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, check_flags, flag, within
-from common import cifar
+from common import cifar, strong
 from common.classification import get_number_trainable_params, majority_baseline, predict
 from common.grid import Training, results_side_by_side
 from common.processes import connect, precision_of
@@ -210,7 +210,9 @@ def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def fit_options(config: Config, data: ImageData, optimizer: torch.optim.Optimizer, steps: int) -> dict:
-    """What `utils.fit` is given of a method: augmentation, loss and schedule."""
+    """What `utils.fit` is given of a method: augmentation, loss and schedule; from scratch, the strong recipe's."""
+    if config.method == "scratch" and config.kind == "small":
+        return strong.fit_options(optimizer, steps, data.train[1], data.mean, data.std)
 
     def augment(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return photographs.augmented(config.dataset, batch[0], config.pixels), batch[1]

@@ -17,7 +17,6 @@ import utils
 from common import pretrained
 from common.classification import predict
 from common.geometry import jitter
-from common.pretrained import renamed as renamed
 
 # of each model the one that is not optimised against
 SECOND = {

@@ -28,9 +28,8 @@ import utils
 from asr import train as speech
 from asr.audio import Features
 from asr.data import load_corpus
-from common import processes
+from common import processes, strong
 from common.recipes import adamw
-from q2 import strong
 from synthetic import scans
 from synthetic.speech import write_corpus
 

@@ -85,9 +85,7 @@ def test_multi30k_line_by_line(tmp_path):
 
 
 def test_what_is_missing_damaged_or_uneven_is_named(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"train\.en\.gz is not there: run `python download_multi30k\.py"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"train\.en\.gz is not there: run `python download_multi30k\.py"):
         pairs.load_corpus("multi30k", tmp_path)
     folder = write_multi30k(tmp_path)
     (folder / "val.de.gz").write_bytes(gzip.compress(b"one\n"))

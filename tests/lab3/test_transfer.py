@@ -13,7 +13,7 @@ from torch import nn
 
 import records
 from common import pretrained
-from lab3 import photographs, transfer, transfer_networks, transfer_plots
+from lab3 import photographs, transfer, transfer_plots
 from lab3.transfer import Config, Recipe
 from lab3.transfer_networks import Staged, imagenet_network, seen, small_network
 
@@ -246,7 +246,6 @@ def one_by_one(monkeypatch, little_training):
     monkeypatch.setattr(transfer, "results_side_by_side", results)
     monkeypatch.setattr(transfer, "imagenet_network", network)
     monkeypatch.setattr(photographs, "read", pictures)
-    monkeypatch.setattr(transfer_networks, "SMALL_WIDTHS", (4, 4, 4))
     return trained
 
 

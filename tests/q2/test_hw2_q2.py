@@ -22,8 +22,8 @@ import command_line
 import image_data
 import records
 import utils
-from common import classification, saved_models
-from q2 import comparison, strong
+from common import classification, saved_models, strong
+from q2 import comparison
 from q2 import plots as q2_plots
 from q2.config import RESULT_KEYS, Config, parse_config
 from synthetic import scans

@@ -256,14 +256,6 @@ def test_descent_raises_the_probability_of_a_digit_and_transfers(pair):
         assert pair[1].probabilities(image)[0, label] > pair[1].probabilities(start)[0, label]
 
 
-def test_weights_are_renamed_in_order_and_others_are_not_taken():
-    names = nn.Linear(2, 3)
-    weights = {"kernel": torch.ones(3, 2), "shift": torch.zeros(3)}
-    assert list(classifiers.renamed(weights, names)) == ["weight", "bias"]
-    with pytest.raises(ValueError, match="2 tensors are not the weights of Linear"):
-        classifiers.renamed(dict(reversed(weights.items())), names)
-
-
 def test_missing_packages_and_a_missing_network_are_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "timm", None)
     out = ["--out", str(tmp_path)]
