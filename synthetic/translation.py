@@ -70,7 +70,7 @@ def _sentence(rng: np.random.Generator) -> tuple[str, str]:
     else:
         english = verb[2] if past else verb[1] if subject.plural else verb[0]
     other = f"{NOT} " * negated + (PAST if past else "") + VERBS[verb]
-    return f"{subject.english} {english} {thing.english} .", f"{subject.other} {thing.other} {other} ."
+    return f"{subject.english} {english} {thing.english}.", f"{subject.other} {thing.other} {other}."
 
 
 def translations(count: int, seed: int = 0) -> list[tuple[str, str]]:

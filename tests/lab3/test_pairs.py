@@ -34,7 +34,7 @@ def write_multi30k(root, sizes=(6, 3, 2)):
 
 def by_rule(english: str) -> str:
     """The translation of a sentence, from its words alone: a second way, which parses what the grammar wrote."""
-    words, nouns = english.removesuffix(" .").split(), {}
+    words, nouns = english.removesuffix(".").split(), {}
     for noun, other in translation.NOUNS.items():
         nouns |= {noun: other, translation.PLURALS.get(noun, f"{noun}s"): f"{other}i"}
     verbs = {form: (other, form == forms[2]) for forms, other in translation.VERBS.items() for form in forms}
@@ -53,7 +53,7 @@ def by_rule(english: str) -> str:
     start = place - 2 if words[place - 1] == "not" else place
     past = past or words[start] == "did"
     ending = (["ne"] if start < place else []) + [("ka" if past else "") + verb]
-    return " ".join(filter(None, [*phrase(words[:start]), *phrase(words[place + 1 :]), *ending, "."]))
+    return " ".join(filter(None, [*phrase(words[:start]), *phrase(words[place + 1 :]), *ending])) + "."
 
 
 def test_translations_follow_the_rules():
