@@ -77,7 +77,8 @@ def catching_up(models: dict[str, dict]) -> str:
     if leads[-1] <= 0:
         end = f"with {number(counts[-1])} images the Vision Transformer has caught up"
     elif leads[-1] < max(leads):
-        end = f"it is largest with {number(counts[leads.index(max(leads))])} and smaller, but there, with the most"
+        largest = number(counts[leads.index(max(leads))])
+        end = f"it is largest with {largest}, and smaller, but not gone, with {number(counts[-1])}"
     else:
         end = "within these sizes it does not shrink"
     return f"The CNN's lead on images moved at random, in points of test accuracy: {listed}; {end}."
@@ -131,7 +132,7 @@ def transformers(results: Results) -> dict[str, str]:
     work = " and ".join(number(model["multiply_adds"] / 1e6) for model in (vit, cnn))
     return {
         "hw4-compared": " ".join([catching_up(models), moving_helps(models), what_the_gap_is(models)]),
-        "hw4-networks": f"with {sizes} parameters and {work} million multiply-adds an image",
+        "hw4-networks": f"of {sizes} parameters, with {work} million multiply-adds an image",
     }
 
 
@@ -141,7 +142,7 @@ def on_mnist(results: Results) -> dict[str, str]:
     found = {"hw4-scale": absent(features.VITS[1]), "hw4-patches": absent(features.VITS[3])}
     if scale:
         width, head = (model["metrics"]["test"]["accuracy"] for model in scale["models"].values())
-        found["hw4-scale"] = compared("dividing by the head's", head, "by the width's", width)
+        found["hw4-scale"] = compared("scores divided by the head's", head, "by the width's", width)
     if recipe and fine:
         (small,) = (model["metrics"]["test"]["accuracy"] for model in fine["models"].values())
         large = recipe["models"][recipe["selected"]["variant"]]["metrics"]["test"]["accuracy"]
@@ -151,8 +152,8 @@ def on_mnist(results: Results) -> dict[str, str]:
 
 def compared(name: str, metric: dict, other_name: str, other: dict) -> str:
     """Two accuracies and what their difference is worth."""
-    scores = f"{name} gives {spread(metric, 100, 2)}\\,\\%, {other_name} {spread(other, 100, 2)}\\,\\%"
-    return f"{scores}: {plain(verdict('the former', metric, other, digits=2))}"
+    scores = f"{spread(metric, 100, 2)}\\,\\% ({name}) and {spread(other, 100, 2)}\\,\\% ({other_name})"
+    return f"accuracies are {scores}: {plain(verdict('the former', metric, other, digits=2))}"
 
 
 def transformer_table(results: Results) -> str:

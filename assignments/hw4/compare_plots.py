@@ -22,7 +22,9 @@ STUDY_KEYS = ("models.*.settings.train_size:number", "models.*.metrics.*.accurac
 
 
 def title(result: dict) -> str:
-    return f"{NAMES[result['data']['name']]} (real)"
+    """The data in words, which are real."""
+    name = NAMES[result["data"]["name"]]
+    return name.replace(")", ", real)") if name.endswith(")") else f"{name} (real)"
 
 
 def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
@@ -73,18 +75,18 @@ def plot_rates(result: dict) -> Figure:
 @utils.plot_style()
 def plot_accuracies(result: dict) -> Figure:
     """Test accuracy by the number of training images: moved, and as they are."""
-    figure = Figure(figsize=(4.6, 2.9))
+    figure = Figure(figsize=(4.6, 3.1))
     axes = figure.subplots()
     for (kind, plain), style in STYLES.items():
         models = [m for m in in_order(result, kind, plain) if not m["settings"]["shuffle_pixels"]]
-        words = f"{MODELS[kind]}, {'images as they are' if plain else 'images moved at random'}"
+        words = f"{MODELS[kind]}, {'as they are' if plain else 'moved at random'}"
         colour = utils.COLOURS[list(MODELS).index(kind)]
         x = [m["settings"]["train_size"] for m in models]
         draw_means(axes, x, [m["metrics"]["test"]["accuracy"] for m in models], style, words, color=colour)
     axes.set_xscale("log")
     label_sizes(axes, sorted({m["settings"]["train_size"] for m in result["models"].values()}))
-    axes.set(xlabel="training images", ylabel="test accuracy (%)")
-    axes.legend(fontsize=8)
+    axes.set(xlabel="training images, shown as they are or moved at random", ylabel="test accuracy (%)")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     figure.suptitle(title(result), fontsize=9)
     return figure
 
@@ -109,8 +111,8 @@ def plot_gaps(result: dict) -> Figure:
         draw_means(shifts, range(len(most["shifted"])), most["shifted"], style, words, color=colour)
     gaps.set_xscale("log")
     label_sizes(gaps, sizes)
-    gaps.set(xlabel="training images", ylabel="training minus test accuracy (points)", ylim=(None, None))
-    gaps.legend(fontsize=7)
+    gaps.set(xlabel="training images", ylabel="training minus test (points)")
+    figure.legend(*gaps.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     shifts.set(xlabel="pixels by which images are moved", ylabel="validation accuracy (%)",
                title=f"trained on {largest:,} images")  # fmt: skip
     figure.suptitle(title(result), fontsize=9)

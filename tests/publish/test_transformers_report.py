@@ -37,7 +37,7 @@ SURE = ((0.30, 0.31, 0.32), (0.50, 0.51, 0.52))
 @pytest.mark.parametrize(
     ("many", "words"),
     [
-        ((60, 70), "$+20.0$ with 100, $+10.0$ with 900; it is largest with 100 and smaller"),
+        ((60, 70), "$+20.0$ with 100, $+10.0$ with 900; it is largest with 100, and smaller, but not gone, with 900"),
         ((60, 61), "$+0.0$ with 900; with 900 images the Vision Transformer has caught up"),
         ((40, 70), "$+30.0$ with 900; within these sizes it does not shrink"),
         ((70, 40), "$-30.0$ with 900; with 900 images the Vision Transformer has caught up"),
@@ -103,8 +103,7 @@ def test_the_table_of_a_limited_look_ahead():
 def test_answers_from_mnist_say_what_the_seeds_resolve():
     close, far = mean_std([0.98, 0.981, 0.979]), mean_std([0.95, 0.951, 0.949])
     said = report.compared("this", close, "that", far)
-    assert said.startswith(
-        r"this gives $98.00\pm0.10$\,\%, that $95.00\pm0.10$\,\%: the former is better by 3.00 points"
-    )
+    assert said.startswith(r"accuracies are $98.00\pm0.10$\,\% (this) and $95.00\pm0.10$\,\% (that): ")
+    assert "the former is better by 3.00 points" in said
     assert report.compared("this", close, "that", close).endswith("which the seeds do not resolve")
     assert set(report.on_mnist(Found(None))) == {"hw4-scale", "hw4-patches"}

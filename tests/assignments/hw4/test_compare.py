@@ -129,16 +129,17 @@ def test_a_study_of_sizes(one_by_one, monkeypatch, tmp_path, capsys):
     assert compare.main(["--study", "sizes", "--seeds", "3", "4", "5", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "assignments" / "hw4-sizes-digits.json").read_text())
     assert {name: model["seeds"] for name, model in result["models"].items()} == {
-        f"{model}, {size}, {way}": [3] if size == 60 else [3, 4]
+        f"{model}, {size}, {way}": [3] if size == 60 or way == "shuffled" else [3, 4]
         for size, ways in ((60, ("moved", "as they are")), (40, ("moved", "as they are", "shuffled")))
         for way in ways
         for model in ("vit", "cnn")
     }
     assert [run.learning_rate for run in one_by_one] == [0.0] * len(one_by_one)
-    single = json.loads((tmp_path / "assignments" / "hw4-cnn-digits-40-plain-shuffled-seed4.json").read_text())
-    kept = result["models"]["cnn, 40, shuffled"]
-    assert kept["settings"]["no_augment"]
-    assert kept["settings"]["shuffle_pixels"]
+    single = json.loads((tmp_path / "assignments" / "hw4-cnn-digits-40-plain-seed4.json").read_text())
+    shuffled, kept = (result["models"][f"cnn, 40, {way}"] for way in ("shuffled", "as they are"))
+    assert shuffled["settings"]["no_augment"]
+    assert shuffled["settings"]["shuffle_pixels"]
+    assert not kept["settings"]["shuffle_pixels"]
     assert kept["metrics"]["test"]["accuracy"]["values"][1] == single["metrics"]["test"]["accuracy"]["mean"]
     assert kept["shifted"][2]["values"][1] == single["shifted"][2]
     assert "test_right" not in kept
@@ -154,9 +155,10 @@ def test_a_study_of_sizes(one_by_one, monkeypatch, tmp_path, capsys):
 
 def drawn(result):
     """The lines of the plot of accuracies are the result's means."""
-    axes = compare_plots.plot_accuracies(result).axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        f"{name}, images {way}" for name in ("Vision Transformer", "CNN") for way in ("moved at random", "as they are")
+    figure = compare_plots.plot_accuracies(result)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        f"{name}, {way}" for name in ("Vision Transformer", "CNN") for way in ("moved at random", "as they are")
     ]
     plain = [result["models"][f"cnn, {size}, as they are"]["metrics"]["test"]["accuracy"] for size in (40, 60)]
     line = axes.containers[3].lines[0]
