@@ -69,10 +69,9 @@ def told(by_hand: dict, echo: dict, words: dict, patches: dict) -> str:
     right, letters, seen = (100 * result["metrics"]["test"]["accuracy"]["mean"] for result in (by_hand, echo, patches))
     count, exact = by_hand["data"]["sizes"]["test"], 100 * words["metrics"]["test"]["paths_exact"]["mean"]
     return (
-        f"Trained without autograd, a network recognises {right:.1f} % of {count} small digits (real);"
-        f" a GRU repeats {letters:.1f} % of random letters (synthetic) four letters later; a small network reads"
-        f" {exact:.0f} % of rendered words (synthetic); a Vision Transformer with {patches['parameters']:,} parameters"
-        f" recognises {seen:.1f} % of the small digits."
+        f"Of {count} small digits (real), a network trained without autograd recognises {right:.1f} %, a Vision"
+        f" Transformer with {patches['parameters']:,} parameters {seen:.1f} %; a GRU repeats {letters:.1f} % of random"
+        f" letters (synthetic) four letters later; a small network reads {exact:.0f} % of rendered words (synthetic)."
     )
 
 
