@@ -46,7 +46,7 @@ def load(name: str, texts: list[str], pretrained: bool = True) -> tuple[PreTrain
     Not `pretrained`, the encoder has random weights. `tiny` always has, and a vocabulary of the words of `texts`.
     Raises ValueError or FileNotFoundError that says what to install where something is missing.
     """
-    transformers = library("transformers")
+    transformers = optional("transformers")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     if name == "tiny":
@@ -71,7 +71,7 @@ def load(name: str, texts: list[str], pretrained: bool = True) -> tuple[PreTrain
     return tokenizer, encoder
 
 
-def library(name: str):
+def optional(name: str):
     """An optional library. Raises ValueError that says how to install it."""
     try:
         return __import__(name)
@@ -140,7 +140,7 @@ def freeze_below(encoder: nn.Module, top_layers: int) -> None:
 
 def with_lora(encoder: nn.Module) -> nn.Module:
     """An encoder with low-rank adapters (Hu et al. 2021), which alone are to be trained. Raises ValueError."""
-    peft = library("peft")
+    peft = optional("peft")
     return peft.get_peft_model(encoder, peft.LoraConfig(**LORA))
 
 

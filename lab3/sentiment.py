@@ -44,7 +44,7 @@ from lab3.reviews import CLASSES, DATASETS, Part, Reviews
 
 LINEAR = ("tfidf", "svm")  # methods without a step size
 METHODS = (*LINEAR, "full", "partial", "lora", "random")
-# step sizes that --study rates preferred to their multiples in TRIED; the tiny encoder's weights are random
+# step sizes around which --study rates looks, at their multiples in TRIED; the tiny encoder's weights are random
 RATES = {
     "tiny": {"full": 1e-3, "partial": 2e-3, "lora": 4e-3},
     "pretrained": {"full": 1e-4, "partial": 2e-4, "lora": 1e-3, "random": 2e-4},

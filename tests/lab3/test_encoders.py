@@ -266,7 +266,7 @@ def test_a_folder_without_a_model_is_said(tmp_path):
 def test_a_library_that_is_missing_is_said(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ValueError, match=r"needs peft .*pip install -e '.\[lab3\]'"):
-        encoders.library("peft")
+        encoders.optional("peft")
 
 
 def test_minilm_is_found_by_its_packages_files():
