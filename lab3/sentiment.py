@@ -36,7 +36,7 @@ import utils
 from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, check_flags, flag, within
 from common.classification import get_number_trainable_params
 from common.grid import Training, results_side_by_side
-from common.processes import precision_of
+from common.processes import peak_memory, precision_of
 from common.recipes import adamw, cycle
 from lab3 import encoders, reviews, sentiment_plots
 from lab3.encoders import SentenceBatches, SentenceClassifier
@@ -258,16 +258,6 @@ def optimize(config: Config, model: SentenceClassifier, batches: SentenceBatches
 
 def number_of_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def peak_memory() -> int | None:
-    """The most bytes that this process has held at once; None on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def train(config: Config, data: Reviews) -> dict:

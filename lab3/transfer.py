@@ -39,7 +39,7 @@ from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, 
 from common import cifar, strong
 from common.classification import get_number_trainable_params, majority_baseline, predict
 from common.grid import Training, results_side_by_side
-from common.processes import connect, precision_of
+from common.processes import connect, peak_memory, precision_of
 from common.recipes import adamw, cycle
 from image_data import ImageData
 from lab3 import photographs, transfer_plots
@@ -295,19 +295,6 @@ def train(config: Config, data: ImageData) -> dict:
     if "test" in shares:  # image by image, so that two methods can be compared on the same ones
         body["test_right"] = "".join("01"[value] for value in shares["test"].tolist())
     return body
-
-
-def peak_memory() -> float | None:
-    """The most memory that this process took, in MB; None where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux, where getrusage's begins with the peak of the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1000
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
 
 # --- studies -----------------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ def variants(config: Config) -> dict[str, list[Config]]:
     for size in SIZES[config.kind]:
         for way, model in itertools.product(size.ways, MODELS):
             each = replace(plain, model=model, train_size=size.images, epochs=size.epochs, **WAYS[way])
-            seeds = config.seeds[: 1 if each.shuffle_pixels else size.seeds]  # which seeds would hardly reverse
+            seeds = config.seeds[: 1 if each.shuffle_pixels else size.seeds]  # a control
             found[f"{model}, {size.images}, {way}"] = [replace(each, seed=seed) for seed in seeds]
     return found
 
