@@ -66,6 +66,8 @@ def plot_rates(result: dict) -> Figure:
         rates = [m["settings"]["learning_rate"] for m in models]
         draw_means(axes, rates, [m["metrics"]["validation"]["accuracy"] for m in models], STYLES[kind, False], name)
     axes.set_xscale("log")
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
     axes.set(xlabel="largest step size of AdamW", ylabel="validation accuracy (%)")
     axes.legend()
     figure.suptitle(title(result), fontsize=9)

@@ -24,7 +24,7 @@ def plot(result: dict) -> Figure:
     errors = [[abs(100 * bound - mean) for bound, mean in zip(side, means, strict=True)] for side in bounds]
     axes.errorbar(late, means, yerr=errors, fmt="o-", ms=4, capsize=2)
     axes.axhline(100 * whole["cer"]["mean"], color="0.4", lw=0.8, ls=":")
-    axes.text(late[-1], 100 * whole["cer"]["mean"], "whole clips", ha="right", va="bottom", fontsize=8)
+    axes.text(late[-1], 100 * whole["cer"]["mean"], "whole clips", ha="right", va="top", fontsize=8)
     axes.set(xlabel="delay of the output (s)", ylabel="characters wrong (%)", ylim=(0, None))
     figure.suptitle(f"Question 3's encoder with a limited look-ahead ({result['data']['source']} speech)", fontsize=9)
     return figure
