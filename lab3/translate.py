@@ -46,10 +46,12 @@ from lab3.translators import LONGEST, POSITIONS, Memory, Translator
 
 MODELS = ("transformer", "lstm")
 LSTM_LAYERS = 2
-LSTM_DIMS = {"toy": 70, "multi30k": 170}  # with which it has about as many parameters as the Transformer
+LSTM_DIMS = {"toy": 70, "multi30k": 180}  # with which it has about as many parameters as the Transformer
 WEIGHT_DECAY = 0.01
-SMALL = {"dim": 64, "num_layers": 2, "mlp_dim": 128, "epochs": 20, "vocabulary": 600}  # for the invented language
-LARGE = {"dim": 128, "num_layers": 4, "mlp_dim": 256, "epochs": 50, "vocabulary": 8000}
+SMALL = {  # for the invented language
+    "dim": 64, "num_layers": 2, "mlp_dim": 128, "epochs": 20, "vocabulary": 600, "batch_size": 128
+}  # fmt: skip
+LARGE = {"dim": 128, "num_layers": 4, "mlp_dim": 256, "epochs": 16, "vocabulary": 4000, "batch_size": 64}
 LONGER = 10  # tokens that a translation may have beyond one and a half times those of its source
 WORDS = (8, 12, 16)  # bounds of the groups of sentences by length, in words of the source
 RESAMPLES = 1000  # of the bootstrap of BLEU
@@ -70,7 +72,7 @@ class Config(Training):
     data_root: str = flag("data", "folder of the data")
     model: str = flag("transformer", "transformer, or lstm: of about as many parameters", choices=MODELS)
     positions: str = flag("rotary", "of the Transformer: sinusoidal, learned or rotary", choices=POSITIONS)
-    dim: int = flag(0, "width of the network", within(0, 4096), shown="128, toy 64; of an LSTM 170, toy 70")
+    dim: int = flag(0, "width of the network", within(0, 4096), shown="128, toy 64; of an LSTM 180, toy 70")
     num_layers: int = sized("num_layers", "layers of its encoder, and of its decoder", within(0, 100))
     num_heads: int = flag(4, "its heads", within(1, 256))
     mlp_dim: int = sized("mlp_dim", "hidden units of its MLPs", within(0, 16_384))
@@ -78,7 +80,7 @@ class Config(Training):
     dropout: float = flag(0.3, "probability of dropping a feature", SHARE)
     smoothing: float = flag(0.1, "share of a token's label that is spread over all", SHARE)
     epochs: int = sized("epochs", "passes over the training pairs", within(0, 10_000))
-    batch_size: int = flag(128, "pairs per step", COUNT)
+    batch_size: int = sized("batch_size", "pairs per step", within(0, 10_000))
     learning_rate: float = flag(2e-3, "largest step size of AdamW", POSITIVE)
     beam: int = flag(5, "sentences that the search keeps", within(1, 100))
     study: str | None = flag(None, "several trainings: models, or positions", choices=STUDIES, metavar="NAME")
@@ -161,7 +163,7 @@ def train(config: Config, corpus: Corpus) -> dict:
     encoded = {part: encode_pairs(tokenizer, getattr(corpus, part)) for part in pairs.PARTS}
     model = build(config)
     optimizer = adamw(model, config.learning_rate, WEIGHT_DECAY)
-    batches = pairs.PairBatches(*encoded["train"], config.batch_size, config.seed)
+    batches = pairs.PairBatches(*encoded["train"], config["batch_size"], config.seed)
     history = utils.fit(
         model, batches, optimizer, epochs=config["epochs"], seed=config.seed, clip_norm=1.0,
         loss_fn=lambda model, batch: token_losses(model, batch, config.smoothing),
