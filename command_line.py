@@ -284,6 +284,10 @@ def entry_point(
             message, code = f"error: {reason(error)}", 2
         except ValueError as error:
             message, code = f"error: {error}", 2
+        except ModuleNotFoundError as error:
+            if not (message := how_to_install(error)):
+                raise
+            code = 2
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -300,6 +304,16 @@ def reason(error: OSError | ValueError) -> str:
     """What an error says, in one line, with the file's name where the system says it."""
     named = isinstance(error, OSError) and error.filename and error.strerror
     return " ".join(str(f"{error.filename}: {error.strerror}" if named else error).split())
+
+
+# libraries that few commands need, by the extra of pyproject.toml that installs them
+EXTRAS = {"peft": "lab3", "sacrebleu": "lab3", "tokenizers": "lab3", "transformers": "lab3"}
+
+
+def how_to_install(error: ModuleNotFoundError) -> str | None:
+    """What a user without an optional library is told, in one line; None of any other module."""
+    extra = EXTRAS.get(error.name)
+    return extra and f"error: {error.name} is not installed: pip install -e '.[{extra}]'"
 
 
 def for_each(paths: Iterable[Path], do: Callable[[Path], None]) -> int:
@@ -436,9 +450,12 @@ def _end_interrupted() -> NoReturn:
 
 
 def _report_uncaught(kind, error, trace) -> None:
-    """Ctrl-C between the imports of a script is one line; all else is a traceback."""
+    """Ctrl-C between the imports of a script is one line, and so is an optional library that is not there."""
     if issubclass(kind, KeyboardInterrupt):
         _end_interrupted()
+    if issubclass(kind, ModuleNotFoundError) and (message := how_to_install(error)):
+        say(message)
+        os._exit(2)
     sys.__excepthook__(kind, error, trace)
 
 

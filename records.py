@@ -277,7 +277,10 @@ def _refuse_constant(constant: str):
 
 
 def environment() -> dict:
-    """Library versions, processor, threads and commit: what a figure depends on beside its configuration."""
+    """Library versions, processor, threads, memory and commit: what a figure depends on beside its configuration.
+
+    Memory is in bytes: the machine's, and the most that this process has held at once, of a GPU's, too.
+    """
     import torch  # two seconds, which a script that downloads files does without
 
     packages = ("torch", "torchvision", "accelerate", "numpy", "medmnist")
@@ -286,12 +289,57 @@ def environment() -> dict:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=20).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
+    gpu = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
         "platform": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "memory": memory(),
+        "peak_memory": peak_memory(),
+        "gpu": torch.cuda.get_device_name() if gpu else None,
+        "gpu_peak_memory": torch.cuda.max_memory_allocated() if gpu else None,
         "git_commit": commit or "unknown",
     }
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    described = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    named = re.search(r"^model name\s*:\s*(.*\S)", described, re.MULTILINE)
+    return named[1] if named else platform.processor()
+
+
+def memory() -> int | None:
+    """The machine's memory in bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows has no sysconf
+        return None
+
+
+def peak_memory() -> int | None:
+    """The most bytes that this process has held at once; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, where getrusage's begins with the peak of the process that started this one
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
+
+
+def cost(result: dict) -> str:
+    """What a saved result took, in a line: time, machine, and the most memory of one of its processes."""
+    machine = result["environment"]
+    minutes, seconds = divmod(round(result["seconds"]), 60)
+    words = [f"{minutes} min {seconds} s" if minutes else f"{seconds} s"]
+    words.append(f"on {machine['gpu'] or '{cores} cores, {processor}'.format(**machine)}")
+    peaks = [each.get("peak_memory") for each in (machine, *result.get("models", {}).values())]
+    if any(peaks):
+        words.append(f"at most {max(filter(None, peaks)) / 1e9:.1f} GB of memory in one process")
+    return ", ".join(words)

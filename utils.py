@@ -122,6 +122,7 @@ def fit(
     `scheduler` advances once per step. With `average_decay`, an exponential moving average of the weights is
     what is evaluated and kept. The last epoch is kept, or the one with the highest `keep_best(metrics)`.
 
+    Into the folder `tensorboard` go the history and the step size after each epoch.
     Each epoch ends with `checkpoint` written in one piece. `resume` goes on from it, bit for bit. One made with another
     `config` is refused, with `resume` or without, unless `overwrite`. Raises Diverged, with the checkpoint left at the
     last good epoch.
@@ -152,7 +153,7 @@ def fit(
             run.remember_if_best(float(keep_best(metrics)))
         if checkpoint and accelerator.is_main_process:
             run.save(checkpoint)
-        accelerator.log(run.history[-1], step=epoch)
+        accelerator.log(run.history[-1] | {"learning_rate": optimizer.param_groups[0]["lr"]}, step=epoch)
         if accelerator.is_main_process:
             values = {name.replace("_", " "): value for name, value in run.history[-1].items() if name != "epoch"}
             record = ", ".join(f"{name} {value:.4g}" for name, value in values.items())

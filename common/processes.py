@@ -76,19 +76,6 @@ def connect(device: str, mixed_precision: str, tensorboard: Path | None) -> Acce
     return accelerator
 
 
-def peak_memory() -> int | None:
-    """The most bytes that this process has held at once; None where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux, where getrusage's begins with the peak of the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts bytes
-
-
 def from_main_process(value):
     """What the main process has, in all of them."""
     return broadcast_object_list([value])[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -46,7 +47,8 @@ def load(name: str, texts: list[str], pretrained: bool = True) -> tuple[PreTrain
     Not `pretrained`, the encoder has random weights. `tiny` always has, and a vocabulary of the words of `texts`.
     Raises ValueError or FileNotFoundError that says what to install where something is missing.
     """
-    transformers = optional("transformers")
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     if name == "tiny":
@@ -69,14 +71,6 @@ def load(name: str, texts: list[str], pretrained: bool = True) -> tuple[PreTrain
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # BERT's layer on its first token, which nothing here uses or trains
     return tokenizer, encoder
-
-
-def optional(name: str):
-    """An optional library. Raises ValueError that says how to install it."""
-    try:
-        return __import__(name)
-    except ImportError as error:
-        raise ValueError(f"this needs {name} ({error}): pip install -e '.[lab3]'") from None
 
 
 def find(name: str) -> str:
@@ -139,9 +133,11 @@ def freeze_below(encoder: nn.Module, top_layers: int) -> None:
 
 
 def with_lora(encoder: nn.Module) -> nn.Module:
-    """An encoder with low-rank adapters (Hu et al. 2021), which alone are to be trained. Raises ValueError."""
-    peft = optional("peft")
-    return peft.get_peft_model(encoder, peft.LoraConfig(**LORA))
+    """An encoder with low-rank adapters (Hu et al. 2021), which alone are to be trained."""
+    import peft
+
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of a name that transformers has renamed
+        return peft.get_peft_model(encoder, peft.LoraConfig(**LORA))
 
 
 def merged(model: SentenceClassifier) -> SentenceClassifier:

@@ -36,9 +36,9 @@ import utils
 from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, check_flags, flag, within
 from common.classification import get_number_trainable_params
 from common.grid import Training, results_side_by_side
-from common.processes import peak_memory, precision_of
+from common.processes import precision_of
 from common.recipes import adamw, cycle
-from lab3 import encoders, reviews, sentiment_plots
+from lab3 import board, encoders, reviews, sentiment_plots
 from lab3.encoders import SentenceBatches, SentenceClassifier
 from lab3.reviews import CLASSES, DATASETS, Part, Reviews
 
@@ -94,13 +94,14 @@ class Config(Training):
     no_test: bool = flag(False, "leave the test sentences alone")
     device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
     mixed_precision: str = flag("auto", "auto: bf16 where the device computes in it; no; or bf16", choices=PRECISIONS)
+    tensorboard: bool = flag(False, "losses and step size go to OUT/lab3/tensorboard")
     out: str = flag("runs", "folder for results, plots and checkpoints")
     resume: bool = flag(False, "go on from results and checkpoints of the same command")
     overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
     QUESTION: ClassVar[str] = "lab3"
     ASIDE: ClassVar[tuple[str, ...]] = (
-        "data_root", "study", "seeds", "no_test", "device", "out", "resume", "overwrite"
+        "data_root", "study", "seeds", "no_test", "device", "tensorboard", "out", "resume", "overwrite"
     )  # fmt: skip
 
     def __post_init__(self):
@@ -253,6 +254,7 @@ def optimize(config: Config, model: SentenceClassifier, batches: SentenceBatches
         loss_fn=encoders.accumulated(rows) if config.accumulate > 1 else encoders.losses, evaluate=evaluate,
         checkpoint=config.file(".ckpt"), config=config.settings() | {"data": data.describe()["digest"]},
         resume=config.resume, overwrite=config.overwrite, device=config.device, mixed_precision=config.precision,
+        tensorboard=board.folder(config),
     )  # fmt: skip
 
 
@@ -278,7 +280,7 @@ def train(config: Config, data: Reviews) -> dict:
             name: {"accuracy": records.mean_std([each.double().mean().item()])} for name, each in right.items()
         },
         "training_seconds": seconds,
-        "peak_memory": peak_memory(),
+        "peak_memory": records.peak_memory(),
         "baseline": {name: share_of_commonest(part, chosen.train) for name, part in parts.items()},
     }
     if "test" in right:  # sentence by sentence, so that two classifiers can be compared on the same ones
@@ -376,7 +378,8 @@ def main(argv: list[str] | None = None) -> int:
     path = config.file(".json") if "environment" in result else records.save_results(config.out, result)
     config.file(".ckpt").unlink(missing_ok=True)  # 270 MB of MiniLM's, and dozens of runs in a study
     print_result(result)
-    print(path, *sentiment_plots.draw([path], Path(config.out) / "plots"), sep="\n")
+    print(f"  {records.cost(records.load_result(path))}")
+    print(path, *sentiment_plots.draw([path], Path(config.out) / "plots"), *board.command(config), sep="\n")
     return 0
 
 

@@ -39,10 +39,10 @@ from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, 
 from common import cifar, strong
 from common.classification import get_number_trainable_params, majority_baseline, predict
 from common.grid import Training, results_side_by_side
-from common.processes import connect, peak_memory, precision_of
+from common.processes import connect, precision_of
 from common.recipes import adamw, cycle
 from image_data import ImageData
-from lab3 import photographs, transfer_plots
+from lab3 import board, photographs, transfer_plots
 from lab3.transfer_networks import Staged, contender, imagenet_network, small_network
 
 METHODS = ("frozen", "partial", "full", "scratch")
@@ -108,13 +108,14 @@ class Config(Training):
     device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
     # auto would choose bf16 on CPUs that compute in it; there it makes these networks' steps slower
     mixed_precision: str = flag("no", "no; bf16; or auto: bf16 where the device computes in it", choices=PRECISIONS)
+    tensorboard: bool = flag(False, "losses and step size go to OUT/lab3/tensorboard")
     out: str = flag("runs", "folder for results, plots and checkpoints")
     resume: bool = flag(False, "go on from the checkpoints of the same command")
     overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
     QUESTION: ClassVar[str] = "lab3"
     ASIDE: ClassVar[tuple[str, ...]] = (
-        "data_root", "download", "study", "seeds", "no_test", "device", "out", "resume", "overwrite"
+        "data_root", "download", "study", "seeds", "no_test", "device", "tensorboard", "out", "resume", "overwrite"
     )  # fmt: skip
 
     def __post_init__(self):
@@ -239,6 +240,7 @@ def adapt(config: Config, data: ImageData, network: nn.Module, parts: dict) -> d
         epochs=epochs, seed=config.seed, checkpoint=config.file(".ckpt"),
         config=config.settings() | {"epochs": epochs, "data": data.digest}, resume=config.resume,
         overwrite=config.overwrite, device=config.device, mixed_precision=config.settings()["mixed_precision"],
+        tensorboard=board.folder(config),
         **fit_options(config, data, optimizer, epochs * len(batches)),
     )  # fmt: skip
     return {
@@ -285,7 +287,7 @@ def train(config: Config, data: ImageData) -> dict:
     body = {
         "parameters": {"trainable": found.pop("trainable"), "total": size},
         "adapting_seconds": time.perf_counter() - start,
-        "peak_memory": peak_memory(),
+        "peak_memory": records.peak_memory(),
         **found,
         "metrics": {
             part: {"accuracy": records.mean_std([each.double().mean().item()])} for part, each in shares.items()
@@ -393,7 +395,8 @@ def main(argv: list[str] | None = None) -> int:
     result = run(config)
     path = records.save_results(config.out, result)
     print_result(result)
-    print(path, *transfer_plots.draw([path], Path(config.out) / "plots"), sep="\n")
+    print(f"  {records.cost(records.load_result(path))}")
+    print(path, *transfer_plots.draw([path], Path(config.out) / "plots"), *board.command(config), sep="\n")
     return 0
 
 

@@ -34,13 +34,13 @@ from tqdm import tqdm
 
 import records
 import utils
-from command_line import COUNT, DEVICES, POSITIVE, PRECISIONS, SEED, SEEDS, SHARE, check_flags, flag, within
+from command_line import DEVICES, POSITIVE, PRECISIONS, SEED, SEEDS, SHARE, check_flags, flag, within
 from common.classification import get_number_trainable_params
 from common.grid import Training, results_side_by_side
 from common.processes import precision_of
 from common.recipes import adamw, cycle
 from common.search import Marks, beam_search, greedy
-from lab3 import pairs, translate_plots, translators
+from lab3 import board, pairs, translate_plots, translators
 from lab3.pairs import PAD, START, STOP, Corpus, Pairs
 from lab3.translators import LONGEST, POSITIONS, Memory, Translator
 
@@ -88,12 +88,15 @@ class Config(Training):
     seeds: tuple[int, ...] = flag((0, 1, 2), "those of a study", SEEDS)
     device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
     mixed_precision: str = flag("auto", "auto: bf16 where the device computes in it; no; or bf16", choices=PRECISIONS)
-    out: str = flag("runs", "folder for results, plots, vocabularies and checkpoints")
+    tensorboard: bool = flag(False, "losses, step size, attention and graph go to OUT/lab3/tensorboard")
+    out: str = flag("runs", "folder for results, plots and checkpoints")
     resume: bool = flag(False, "go on from the checkpoints of the same command")
     overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
     QUESTION: ClassVar[str] = "lab3"
-    ASIDE: ClassVar[tuple[str, ...]] = ("data_root", "study", "seeds", "device", "out", "resume", "overwrite")
+    ASIDE: ClassVar[tuple[str, ...]] = (
+        "data_root", "study", "seeds", "device", "tensorboard", "out", "resume", "overwrite"
+    )  # fmt: skip
 
     def __post_init__(self):
         check_flags(self)
@@ -164,15 +167,26 @@ def train(config: Config, corpus: Corpus) -> dict:
     model = build(config)
     optimizer = adamw(model, config.learning_rate, WEIGHT_DECAY)
     batches = pairs.PairBatches(*encoded["train"], config["batch_size"], config.seed)
+    scheduler, folder = cycle(optimizer, config["epochs"] * len(batches)), board.folder(config)
+
+    def evaluate(model: Translator) -> dict[str, float]:
+        if folder:
+            (seen, *_) = attention_maps(model, tokenizer, encoded["val"])
+            epoch = scheduler.last_epoch // len(batches)
+            board.add_picture(folder, "attention", translate_plots.draw_heads(seen, f"epoch {epoch}"), epoch)
+        return {"val_loss": mean_loss(model, *encoded["val"])}
+
     history = utils.fit(
         model, batches, optimizer, epochs=config["epochs"], seed=config.seed, clip_norm=1.0,
         loss_fn=lambda model, batch: token_losses(model, batch, config.smoothing),
-        evaluate=lambda model: {"val_loss": mean_loss(model, *encoded["val"])},
-        scheduler=cycle(optimizer, config["epochs"] * len(batches)),
+        evaluate=evaluate, scheduler=scheduler, tensorboard=folder,
         average_decay=1 - 1 / max(10, len(batches)),  # over about an epoch
         checkpoint=config.file(".ckpt"), config=config.settings() | {"data": corpus.describe()["digest"]},
         resume=config.resume, overwrite=config.overwrite, device=config.device, mixed_precision=config.precision,
     )  # fmt: skip
+    if folder:
+        device = next(model.parameters()).device
+        board.add_graph(folder, model, *(tensor.to(device) for tensor in next(batches.epoch(1))))
     start = time.perf_counter()
     scores = {part: score(config, model, tokenizer, getattr(corpus, part), encoded[part]) for part in ("val", "test")}
     metrics = {
@@ -358,7 +372,8 @@ def main(argv: list[str] | None = None) -> int:
     result = run(config)
     path = records.save_results(config.out, result)
     print_result(result)
-    print(path, *translate_plots.draw([path], Path(config.out) / "plots"), sep="\n")
+    print(f"  {records.cost(records.load_result(path))}")
+    print(path, *translate_plots.draw([path], Path(config.out) / "plots"), *board.command(config), sep="\n")
     return 0
 
 

@@ -68,10 +68,15 @@ def plot_lengths(result: dict) -> Figure:
     return figure
 
 
-@utils.plot_style()
 def plot_heads(result: dict) -> Figure:
     """Where each head of each layer looks in the source to write each token: the first sentence."""
     (found, *_) = result["attention"] if "attention" in result else next(iter(result["first"].values()))["attention"]
+    return draw_heads(found, f"{title(result)}: the source (below) as each token is written (left)")
+
+
+@utils.plot_style()
+def draw_heads(found: dict, heading: str) -> Figure:
+    """Where each head of each layer looks, in an image for each; of a long sentence only the beginning."""
     weights = np.array(found["weights"])[..., :MOST_WORDS, :MOST_WORDS]  # (layers, H, N, S)
     layers, heads, length, width = weights.shape
     figure = Figure(figsize=(1.4 + 1.5 * heads, 1.0 + 1.5 * layers))
@@ -83,7 +88,7 @@ def plot_heads(result: dict) -> Figure:
             axes.tick_params(labelsize=7)
             axes.grid(False)
             axes.set_title(f"layer {number + 1}, head {head + 1}", fontsize=8)
-    figure.suptitle(f"{title(result)}: the source (below) as each token is written (left)", fontsize=9)
+    figure.suptitle(heading, fontsize=9)
     return figure
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,6 +247,31 @@ def test_ctrl_c_is_one_line_wherever_it_comes(tmp_path, place):
     assert (process.returncode, output) == (130, "")
     assert error.count("\n") == 1
     assert "interrupted" in error
+
+
+@pytest.mark.parametrize("place", ["between imports", "in main"])
+def test_a_library_of_an_extra_that_is_missing_is_one_line(tmp_path, place):
+    import_it = "import sys; sys.modules['sacrebleu'] = None; import sacrebleu"
+    body, imports = (import_it, "") if place == "in main" else ("pass", import_it)
+    ended = start(script(tmp_path, body, imports))
+    output, error = ended.communicate(timeout=20)
+    assert (ended.returncode, output) == (2, "")
+    assert error.endswith("script.py: error: sacrebleu is not installed: pip install -e '.[lab3]'\n")
+    assert error.count("\n") == 1
+
+
+def test_other_missing_modules_keep_their_traceback(tmp_path):
+    for body, imports in (("import nowhere_to_be_found", ""), ("pass", "import nowhere_to_be_found")):
+        ended = start(script(tmp_path, body, imports))
+        error = ended.communicate(timeout=20)[1]
+        assert ended.returncode == 1
+        assert error.startswith("Traceback")
+
+
+def test_the_extras_are_those_of_the_project():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {re.match(r"[\w-]+", line)[0] for line in extras["lab3"]} == set(command_line.EXTRAS)
+    assert set(command_line.EXTRAS.values()) == {"lab3"}
 
 
 def test_every_script_is_ready_for_ctrl_c_before_it_imports_anything_slow():

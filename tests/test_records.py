@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import pathlib
 import queue
 import statistics
 import subprocess
@@ -59,10 +60,32 @@ def test_save_results_writes_strict_json_with_its_environment(tmp_path):
     assert environment["cores"] == os.cpu_count()
     assert environment["gpu"] is None or torch.cuda.is_available()
     assert {"torchvision", "accelerate", "medmnist", "platform", "git_commit"} <= environment.keys()
+    assert environment["memory"] is None or 1e9 < environment["memory"] < 1e14
+    assert environment["peak_memory"] is None or 50e6 < environment["peak_memory"] < environment["memory"]
+    assert environment["processor"] == environment["processor"].strip()
     if (ROOT / ".git").exists():
         head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         assert head.stdout.startswith(environment["git_commit"].removesuffix("-dirty"))
     assert '"accuracy": [0.5, null, null]' in path.read_text("utf-8")  # a list of numbers on one line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="compares with what Linux says")
+def test_the_peak_of_memory_is_that_of_this_process():
+    code = "import records; x = bytearray(300_000_000); del x; print(records.peak_memory())"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 300e6 < int(ended.stdout) < 500e6
+    described = dict(line.split(":") for line in pathlib.Path("/proc/meminfo").read_text().splitlines())
+    assert records.memory() == 1024 * int(described["MemTotal"].split()[0])
+
+
+def test_what_a_run_took_in_a_line():
+    machine = {"gpu": None, "cores": 2, "processor": "Model 9", "peak_memory": 800_000_000}
+    result = {"seconds": 133.4, "environment": machine}
+    assert records.cost(result) == "2 min 13 s, on 2 cores, Model 9, at most 0.8 GB of memory in one process"
+    result |= {"seconds": 59.4, "models": {"a": {"peak_memory": None}, "b": {"peak_memory": 2.04e9}, "c": {}}}
+    assert records.cost(result) == "59 s, on 2 cores, Model 9, at most 2.0 GB of memory in one process"
+    unknown = {"seconds": 3600, "environment": machine | {"gpu": "H200", "peak_memory": None}}
+    assert records.cost(unknown) == "60 min 0 s, on H200"
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.4, 0.35], [2.0, 2.0], [3, 1, 4, 1, 5], [0.7]])

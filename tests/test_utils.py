@@ -873,7 +873,10 @@ def test_mixed_precision_is_that_of_training_alone():
 
 def test_tensorboard_holds_the_history(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    _, history = train(3, tensorboard=tmp_path)
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    _, history = train(3, model=model, optimizer=optimizer, scheduler=scheduler, tensorboard=tmp_path)
     (events,) = tmp_path.rglob("events.out.tfevents*")
     scalars = accumulator.EventAccumulator(str(events)).Reload()
     for tag in ("train_loss", "val_loss", "seconds"):
@@ -881,6 +884,9 @@ def test_tensorboard_holds_the_history(tmp_path):
         assert [point.step for point in points] == [1, 2, 3]
         # the event file holds float32
         assert [point.value for point in points] == pytest.approx([epoch[tag] for epoch in history], rel=1e-6)
+    steps = [math.ceil(SAMPLES / BATCH) * epoch for epoch in (1, 2, 3)]
+    rates = [point.value for point in scalars.Scalars("learning_rate")]
+    assert rates == pytest.approx([0.5 / (1 + step) for step in steps], rel=1e-6)
 
 
 def test_no_event_file_and_no_checkpoint_unless_asked(tmp_path, monkeypatch):

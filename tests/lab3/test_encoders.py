@@ -263,12 +263,6 @@ def test_a_folder_without_a_model_is_said(tmp_path):
         encoders.load(str(tmp_path), TEXTS)
 
 
-def test_a_library_that_is_missing_is_said(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(ValueError, match=r"needs peft .*pip install -e '.\[lab3\]'"):
-        encoders.optional("peft")
-
-
 def test_minilm_is_found_by_its_packages_files():
     try:
         metadata.distribution(encoders.MINILM)

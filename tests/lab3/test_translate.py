@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import records
 from lab3 import pairs, translate, translate_plots, translators
@@ -130,6 +131,26 @@ def test_a_study(one_by_one, study, names, tmp_path, capsys):
     weights = np.array(result["first"][names[0]]["attention"][0]["weights"][0][1])
     most = translate_plots.MOST_WORDS
     np.testing.assert_allclose(heads[1].images[0].get_array(), weights[:most, :most])
+
+
+@pytest.mark.parametrize("model", translate.MODELS)
+def test_the_board_has_scalars_graph_and_attention(model, monkeypatch, tmp_path, capsys, recwarn):
+    monkeypatch.setattr(pairs, "TOY_SIZES", {"train": 60, "val": 10, "test": 12})
+    sizes = [word for name, value in (TINY | {"epochs": 2}).items() for word in (f"--{name}", str(value))]
+    assert translate.main(["--model", model, *sizes, "--tensorboard", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(f"tensorboard --logdir {tmp_path}/lab3/tensorboard\n")
+    assert not [warning for warning in recwarn if "Tracer" in warning.category.__name__]
+    (run,) = (tmp_path / "lab3" / "tensorboard").iterdir()
+    folders = {path.parent for path in run.rglob("events.out.tfevents*")}
+    boards = [EventAccumulator(str(folder)).Reload() for folder in folders]
+    history = json.loads((tmp_path / "lab3" / f"{run.name}.json").read_text())["history"]
+    (scalars,) = (board for board in boards if board.Tags()["scalars"])
+    assert [point.value for point in scalars.Scalars("val_loss")] == pytest.approx([e["val_loss"] for e in history])
+    assert len(scalars.Scalars("learning_rate")) == 2
+    (drawn,) = (board for board in boards if board.Tags()["images"])
+    assert [image.step for image in drawn.Images("attention")] == [1, 2]
+    (graphs,) = (board for board in boards if board.Tags()["graph"])
+    assert any("decoder" in node.name and "cross_attention" in node.name for node in graphs.Graph().node)
 
 
 @pytest.mark.slow
