@@ -112,9 +112,10 @@ lab3: .venv/installed-dev ## Lab 3's runs, some ten hours on two cores; refreshe
 	@$(PIP) timm==1.0.31 $(SHORTLY)
 	$(RUN) download_multi30k.py
 	$(RUN) lab3/translate.py --study positions --resume
-	$(RUN) lab3/translate.py --dataset multi30k --study models --resume
+	$(RUN) lab3/translate.py --dataset multi30k --study models --seeds 0 --resume
 	for study in rates methods labels; do $(RUN) lab3/sentiment.py --dataset rotten_tomatoes --study $$study --resume || exit; done
-	for study in methods sizes; do $(RUN) lab3/transfer.py --dataset ants_bees --study $$study --resume || exit; done
+	for study in rates methods sizes; do \
+	  $(RUN) lab3/transfer.py --dataset ants_bees --image_size 112 --study $$study --resume || exit; done
 	$(RUN) lab3/transfer.py --dataset cifar10 --download --study domains --resume
 	$(RUN) -m publish
 

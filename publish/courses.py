@@ -8,12 +8,14 @@ from pathlib import Path
 from assignments import runs as assignments
 from common.catalogue import Run
 from deep_features import runs as features
+from lab3 import runs as lab
 from publish import deep_features
 from publish.tables import not_run, table
 from records import spread
 
 FEATURES = "[Deep feature learning](docs/deep-features.md)"
 ASSIGNMENTS = "[Assignments](docs/runs.md#assignments)"
+LAB = "[Lab 3](docs/runs.md#lab-3)"
 
 
 def autoencoder(result: dict) -> str:
@@ -76,6 +78,24 @@ def transformer(result: dict) -> str:
     )
 
 
+def translation(result: dict) -> str:
+    models = result["models"]
+    scores = " against ".join(spread(model["metrics"]["test"]["bleu"]) for model in models.values())
+    return f"Multi30k (real), English to German: BLEU {scores}, a Transformer against an LSTM of its size"
+
+
+def from_features(transferred: str, scratch: str, data: str) -> Callable[[dict], str]:
+    """A pretrained network against the same one from random weights."""
+
+    def say(result: dict) -> str:
+        better, worse = (
+            spread(result["models"][name]["metrics"]["test"]["accuracy"], 100) for name in (transferred, scratch)
+        )
+        return f"{data} (real): {better} % right with pretrained weights, {worse} % without"
+
+    return say
+
+
 PARTS: tuple[tuple[str, str, Run, Callable[[dict], str]], ...] = (
     (FEATURES, "autoencoders", features.IMPROVED, autoencoder),
     (FEATURES, "stacked autoencoders", features.STACKED[2], few_labels),
@@ -86,6 +106,9 @@ PARTS: tuple[tuple[str, str, Run, Callable[[dict], str]], ...] = (
     (ASSIGNMENTS, "a GRU's memory", assignments.ECHOES[2], echoes),
     (ASSIGNMENTS, "energies that read words", assignments.READERS, words),
     (ASSIGNMENTS, "a Vision Transformer", assignments.SIZES, transformer),
+    (LAB, "a Transformer that translates", lab.TRANSLATION, translation),
+    (LAB, "transfer: sentences", lab.METHODS, from_features("full", "random", "Rotten Tomatoes")),
+    (LAB, "transfer: pictures", lab.PHOTOGRAPHS, from_features("full", "scratch", "ants and bees")),
 )
 
 

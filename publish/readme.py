@@ -16,6 +16,7 @@ from common.catalogue import NotRun, Run
 from lab3 import runs as lab3
 from publish import deep_features
 from publish.answers import answers, error_rates, fewer_errors
+from publish.claims import claims
 from publish.courses import courses
 from publish.flags import flags, layout
 from publish.tables import (
@@ -207,6 +208,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "runs-deep-features": deep_features.deep_features_runs,
     "runs-assignments": runs_of(assignments.RUNS),
     "runs-lab3": runs_of(lab3.RUNS),
+    "claims": claims,
     "peers": peers,
     "speed": speed,
     "speed-files": speed_files,

@@ -49,6 +49,19 @@ LINES = {
         },
         "CIFAR-10 (JPEG, real): 40.0 % right from 2,000 images, with 460,906 parameters; a CNN of that size: 50.0 %",
     ),
+    courses.translation: (
+        {
+            "models": {
+                name: {"metrics": {"test": {"bleu": {"mean": bleu, "std": None, "values": [bleu]}}}}
+                for name, bleu in (("transformer", 35.24), ("lstm", 33.0))
+            }
+        },
+        "Multi30k (real), English to German: BLEU 35.2 against 33.0, a Transformer against an LSTM of its size",
+    ),
+    courses.from_features("full", "scratch", "ants and bees"): (
+        {"models": {"full": {"metrics": scores(0.93, 0.01)}, "scratch": {"metrics": scores(0.71, 0.02)}}},
+        "ants and bees (real): 93.0 ± 1.0 % right with pretrained weights, 71.0 ± 2.0 % without",
+    ),
     courses.accuracy: (
         {"models": {"patches of 4": {"metrics": scores(0.9931, 0.0006), "parameters": 241_000}}},
         "MNIST (real): 99.31 ± 0.06 % of the test images are right, with 241,000 parameters",

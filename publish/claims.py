@@ -1,0 +1,113 @@
+"""The gains that Lab 3's page calls typical, beside what its runs found here; for the notebook and docs/runs.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from common.catalogue import Run
+from lab3 import runs
+from publish.tables import table
+from publish.verdicts import standard_error
+from records import spread
+
+KEPT, OPEN, REFUTED = "kept", "not resolved", "refuted here"
+MORE_ACCURACY = 10  # percentage points, the least that is claimed
+LESS_TIME = 80  # percent
+LESS_DATA = 10  # times, the least that is claimed
+TEXT, PHOTOGRAPHS = "polarity of sentences", "ants and bees"
+
+
+class Finding(NamedTuple):
+    """A claim on one task: what was measured, and whether that keeps it."""
+
+    claim: str
+    task: str
+    measured: str
+    verdict: str
+
+
+def accuracy(model: dict) -> dict:
+    return model["metrics"]["test"]["accuracy"]
+
+
+def by_at_least(difference: float, error: float, least: float) -> str:
+    """Whether a difference of means is at least so large, given its standard error."""
+    if difference - 2 * error >= least:
+        return KEPT
+    return REFUTED if difference + 2 * error < least else OPEN
+
+
+def more_accuracy(models: dict, transferred: str, scratch: str) -> tuple[str, str]:
+    """The gain in points over the same network from random weights, on the same training data."""
+    better, worse = accuracy(models[transferred]), accuracy(models[scratch])
+    gain, error = (100 * x for x in (better["mean"] - worse["mean"], standard_error(better, worse)))
+    sure = "one seed each" if math.isnan(error) else f"standard error {error:.1f}"
+    words = f"{spread(better, 100)} % against {spread(worse, 100)} %: {gain:+.1f} points, {sure}"
+    return words, by_at_least(gain, error, MORE_ACCURACY)
+
+
+def less_time(models: dict, transferred: str, scratch: str) -> tuple[str, str]:
+    """The time saved on the way to an accuracy that is no lower, as far as the seeds tell."""
+    quick, slow = (seconds(models[name]) for name in (transferred, scratch))
+    better, worse = accuracy(models[transferred]), accuracy(models[scratch])
+    saved = 100 * (1 - quick / slow)
+    as_good = better["mean"] > worse["mean"] - 2 * standard_error(better, worse)
+    words = f"{quick:,.0f} s against {slow:,.0f} s: {-saved:+.0f} %, {'as accurate' if as_good else 'less accurate'}"
+    return words, KEPT if as_good and saved >= LESS_TIME else REFUTED
+
+
+def seconds(model: dict) -> float:
+    """The time of one training, on average over the seeds."""
+    if "training_seconds" in model:
+        return model["training_seconds"]["mean"]
+    return model["adapting_seconds"] / len(model["seeds"])
+
+
+def less_data(models: dict, transferred: str, scratch: str) -> tuple[str, str]:
+    """How much less it needs to reach, in the mean, what random weights reach with all training data."""
+    aim, whole = accuracy(models[f"{scratch}, all"]), training_size(models[f"{scratch}, all"])
+    sizes = {
+        training_size(model): accuracy(model)
+        for name, model in models.items()
+        if name.startswith(f"{transferred}, ")
+    }  # fmt: skip
+    enough = min((size for size, found in sizes.items() if found["mean"] >= aim["mean"]), default=None)
+    if enough is None:
+        return f"{spread(aim, 100)} % from random weights with all {whole:,} is not reached", REFUTED
+    words = f"{spread(sizes[enough], 100)} % with {enough:,}, {spread(aim, 100)} % from random weights with {whole:,}"
+    return f"{words}: {whole / enough:.0f} times less", KEPT if whole / enough >= LESS_DATA else REFUTED
+
+
+def training_size(model: dict) -> int:
+    return model["settings"]["labels"] if "labels" in model["settings"] else model["sizes"]["train"]
+
+
+Measure = Callable[[dict, str, str], tuple[str, str]]
+CLAIMS: tuple[tuple[str, str, Run, Measure, str, str], ...] = (
+    ("10 to 20 % more accuracy", f"{TEXT}, fine-tuned", runs.METHODS, more_accuracy, "full", "random"),
+    ("10 to 20 % more accuracy", f"{PHOTOGRAPHS}, fine-tuned", runs.PHOTOGRAPHS, more_accuracy, "full", "scratch"),
+    ("80 % less time", f"{TEXT}, frozen features", runs.METHODS, less_time, "svm", "random"),
+    ("80 % less time", f"{TEXT}, LoRA", runs.METHODS, less_time, "lora", "random"),
+    ("80 % less time", f"{PHOTOGRAPHS}, frozen features", runs.PHOTOGRAPHS, less_time, "frozen", "scratch"),
+    ("80 % less time", f"{PHOTOGRAPHS}, fine-tuned", runs.PHOTOGRAPHS, less_time, "full", "scratch"),
+    ("10 to 100 times less data", f"{TEXT}, fine-tuned", runs.LABELS, less_data, "full", "random"),
+    ("10 to 100 times less data", f"{PHOTOGRAPHS}, fine-tuned", runs.PHOTOGRAPH_SIZES, less_data, "full", "scratch"),
+)
+
+
+def findings(find: Callable[[Run], dict | None]) -> list[Finding]:
+    """Every claim with what was found, or the command that measures it."""
+    found = []
+    for claim, task, run, measure, transferred, scratch in CLAIMS:
+        result = find(run)
+        words, verdict = measure(result["models"], transferred, scratch) if result else (f"`{run.command}`", "not run")
+        found.append(Finding(claim, task, words, verdict))
+    return found
+
+
+def claims(root: Path) -> str:
+    """The table for docs/runs.md."""
+    return table(("claim", "task", "measured here", "verdict"), findings(lambda run: run.find(root)))

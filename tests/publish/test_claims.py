@@ -1,0 +1,91 @@
+"""Lab 3's claims: what keeps one, what refutes it, and what leaves it open."""
+
+import pytest
+
+from lab3 import runs
+from publish import claims
+from records import mean_std
+
+
+def model(accuracies, seconds=10.0, labels=100):
+    return {
+        "settings": {"labels": labels},
+        "training_seconds": mean_std([seconds]),
+        "metrics": {"test": {"accuracy": mean_std(accuracies)}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("transferred", "scratch", "words", "verdict"),
+    [
+        # deviations .01 and .01: standard error of the difference .01 √(2/3) = .816 points
+        ((0.81, 0.82, 0.83), (0.69, 0.70, 0.71), "82.0 ± 1.0 % against 70.0 ± 1.0 %: +12.0 points, standard error 0.8",
+         claims.KEPT),
+        ((0.80, 0.81, 0.82), (0.69, 0.70, 0.71), None, claims.OPEN),
+        ((0.78, 0.79, 0.80), (0.69, 0.70, 0.71), None, claims.OPEN),
+        ((0.77, 0.78, 0.79), (0.69, 0.70, 0.71), None, claims.REFUTED),
+        ((0.59, 0.60, 0.61), (0.69, 0.70, 0.71), "60.0 ± 1.0 % against 70.0 ± 1.0 %: -10.0 points, standard error 0.8",
+         claims.REFUTED),
+        ((0.90,), (0.60,), "90.0 % against 60.0 %: +30.0 points, one seed each", claims.OPEN),
+    ],
+)  # fmt: skip
+def test_ten_points_more(transferred, scratch, words, verdict):
+    found = claims.more_accuracy({"a": model(transferred), "b": model(scratch)}, "a", "b")
+    assert words is None or found[0] == words
+    assert found[1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("quick", "slow", "words", "verdict"),
+    [
+        (model([0.8, 0.8], 20), model([0.7, 0.7], 100), "20 s against 100 s: -80 %, as accurate", claims.KEPT),
+        (model([0.8, 0.8], 21), model([0.7, 0.7], 100), "21 s against 100 s: -79 %, as accurate", claims.REFUTED),
+        (model([0.6, 0.6], 20), model([0.7, 0.7], 100), "20 s against 100 s: -80 %, less accurate", claims.REFUTED),
+        (model([0.8, 0.8], 150), model([0.7, 0.7], 100), "150 s against 100 s: +50 %, as accurate", claims.REFUTED),
+    ],
+)
+def test_four_fifths_of_the_time_saved_at_no_loss(quick, slow, words, verdict):
+    assert claims.less_time({"a": quick, "b": slow}, "a", "b") == (words, verdict)
+
+
+def test_a_loss_within_the_seeds_is_none():
+    quick, slow = model([0.68, 0.70, 0.72], 10), model([0.69, 0.71, 0.73], 100)
+    assert claims.less_time({"a": quick, "b": slow}, "a", "b")[1] == claims.KEPT
+
+
+def test_time_of_a_study_that_has_the_sum_over_its_seeds():
+    assert claims.seconds({"adapting_seconds": 30.0, "seeds": [0, 1, 2]}) == 10
+
+
+def test_how_much_less_data():
+    models = {
+        "full, 10": model([0.5], labels=10), "full, 100": model([0.72], labels=100),
+        "full, all": model([0.9], labels=1000),
+        "random, 10": model([0.4], labels=10), "random, all": model([0.7], labels=1000),
+    }  # fmt: skip
+    words, verdict = claims.less_data(models, "full", "random")
+    assert words == "72.0 % with 100, 70.0 % from random weights with 1,000: 10 times less"
+    assert verdict == claims.KEPT
+    models["full, 100"] = model([0.69], labels=100)
+    assert claims.less_data(models, "full", "random")[1] == claims.REFUTED
+    models["random, all"] = model([0.95], labels=1000)
+    words, verdict = claims.less_data(models, "full", "random")
+    assert words == "95.0 % from random weights with all 1,000 is not reached"
+    assert verdict == claims.REFUTED
+
+
+def test_photographs_are_counted_in_their_own_way():
+    assert claims.training_size({"settings": {"train_size": 0}, "sizes": {"train": 200}}) == 200
+
+
+def test_every_claim_has_a_run_that_measures_it():
+    found = claims.findings(lambda run: None)
+    assert {finding.claim for finding in found} == {
+        "10 to 20 % more accuracy",
+        "80 % less time",
+        "10 to 100 times less data",
+    }
+    for finding, (_, _, run, *_) in zip(found, claims.CLAIMS, strict=True):
+        assert run in runs.RUNS
+        assert finding.measured == f"`{run.command}`"
+        assert finding.verdict == "not run"
