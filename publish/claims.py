@@ -10,13 +10,14 @@ from typing import NamedTuple
 from common.catalogue import Run
 from lab3 import runs
 from publish.tables import table
-from publish.verdicts import standard_error
+from publish.verdicts import resolved, standard_error, verdict
 from records import spread
 
 KEPT, OPEN, REFUTED = "kept", "not resolved", "refuted here"
 MORE_ACCURACY = 10  # percentage points, the least that is claimed
 LESS_TIME = 80  # percent
 LESS_DATA = 10  # times, the least that is claimed
+TRANSLATORS = {"transformer": "Transformer", "lstm": "LSTM"}
 TEXT, PHOTOGRAPHS = "polarity of sentences", "ants and bees"
 
 
@@ -106,6 +107,28 @@ def findings(find: Callable[[Run], dict | None]) -> list[Finding]:
         words, verdict = measure(result["models"], transferred, scratch) if result else (f"`{run.command}`", "not run")
         found.append(Finding(claim, task, words, verdict))
     return found
+
+
+def ranking(metrics: dict[str, dict]) -> str:
+    """Which of several shares is the largest, and what its lead over the second is worth, given the seeds."""
+    first, second = sorted(metrics, key=lambda name: metrics[name]["mean"], reverse=True)[:2]
+    worth = verdict(first, metrics[first], metrics[second])
+    words = f"{worth} than {second}" if worth.startswith(first) else f"{first} leads {second} by {worth}"
+    return words[0].upper() + words[1:]
+
+
+def better_translator(result: dict) -> str:
+    """Which of two translators has more BLEU: by the seeds, or by the bootstrap intervals of one seed each."""
+    (name, model), (other, against) = result["models"].items()
+    bleus = [each["metrics"]["test"]["bleu"] for each in (model, against)]
+    lead = resolved(*bleus)
+    if len(model["seeds"]) == len(against["seeds"]) == 1:
+        (low, high), (bottom, top) = model["intervals"][0], against["intervals"][0]
+        lead = 1 if low > top else -1 if high < bottom else 0
+    if not lead:
+        return f"{spread(bleus[0])} and {spread(bleus[1])} BLEU: which translates better is not resolved"
+    best, worse = (name, other) if lead > 0 else (other, name)
+    return f"The {TRANSLATORS[best]} translates better than the {TRANSLATORS[worse]}"
 
 
 def claims(root: Path) -> str:

@@ -89,3 +89,35 @@ def test_every_claim_has_a_run_that_measures_it():
         assert run in runs.RUNS
         assert finding.measured == f"`{run.command}`"
         assert finding.verdict == "not run"
+
+
+def test_who_leads_and_whether_the_seeds_tell():
+    metrics = {"a": mean_std([0.5, 0.6]), "b": mean_std([0.89, 0.91]), "c": mean_std([0.79, 0.81])}
+    assert claims.ranking(metrics) == "B is better by 10.0 points (standard error 1.4) than c"
+    metrics["c"] = mean_std([0.79, 0.99])
+    words = "B leads c by a difference of 1.0 points (standard error 10.0), which the seeds do not resolve"
+    assert claims.ranking(metrics) == words
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ([(30, 36, 38)], [(30, 33, 35)], "The Transformer translates better than the LSTM"),
+        ([(30, 32, 34)], [(30, 35, 38)], "The LSTM translates better than the Transformer"),
+        ([(36, 34, 38)], [(34, 32, 36)], "36.0 and 34.0 BLEU: which translates better is not resolved"),
+        ([(36, 0, 99), (37, 0, 99)], [(33, 0, 99), (34, 0, 99)], "The Transformer translates better than the LSTM"),
+        ([(36, 0, 1), (30, 0, 1)], [(33, 4, 5), (34, 4, 5)],
+         "33.0 ± 4.2 and 33.5 ± 0.7 BLEU: which translates better is not resolved"),
+    ],
+)  # fmt: skip
+def test_better_translator(first, second, words):
+    """By intervals with one seed, by the seeds with more: (BLEU, and the interval's bounds) of each seed."""
+    models = {
+        name: {
+            "seeds": list(range(len(seeds))),
+            "intervals": [[low, high] for _, low, high in seeds],
+            "metrics": {"test": {"bleu": mean_std([float(bleu) for bleu, *_ in seeds])}},
+        }
+        for name, seeds in (("transformer", first), ("lstm", second))
+    }
+    assert claims.better_translator({"models": models}) == words
