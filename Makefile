@@ -120,7 +120,7 @@ lab3: .venv/installed-dev ## Lab 3's runs, some ten hours on two cores; refreshe
 	$(RUN) -m publish
 
 notebooks: .venv/installed-dev ## run every notebook from top to bottom, and keep its outputs
-	.venv/bin/jupyter execute --inplace --NotebookClient.record_timing=False hw2-q3.ipynb assignments/hw2/hw2_cnn.ipynb assignments/hw2/hw2_rnn.ipynb assignments/hw2/seq_classification.ipynb assignments/hw3/hw3_ebm.ipynb assignments/hw4/hw4_vit.ipynb
+	.venv/bin/jupyter execute --inplace --NotebookClient.record_timing=False hw2-q3.ipynb assignments/hw2/hw2_cnn.ipynb assignments/hw2/hw2_rnn.ipynb assignments/hw2/seq_classification.ipynb assignments/hw3/hw3_ebm.ipynb assignments/hw4/hw4_vit.ipynb lab3/Lab3.ipynb
 
 benchmark: .venv/installed-benchmark ## speed against peers and the course's way: an hour, idle machine
 	$(RUN) benchmarks/q1_attention.py

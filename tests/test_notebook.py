@@ -16,7 +16,7 @@ PATH = records.ROOT / "hw2-q3.ipynb"
 NOTEBOOKS = (
     "hw2-q3.ipynb", "assignments/hw2/hw2_cnn.ipynb", "assignments/hw2/hw2_rnn.ipynb",
     "assignments/hw2/seq_classification.ipynb", "assignments/hw3/hw3_ebm.ipynb",
-    "assignments/hw4/hw4_vit.ipynb",
+    "assignments/hw4/hw4_vit.ipynb", "lab3/Lab3.ipynb",
 )  # fmt: skip
 SCORES = ("jaccard", "cosine", "damerau_levenshtein", "wer", "cer")
 

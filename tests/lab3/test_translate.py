@@ -96,9 +96,15 @@ def test_a_width_that_does_not_fit_is_refused():
 
 
 @pytest.fixture
-def one_by_one(monkeypatch):
-    """Studies train in this process, small networks on few pairs."""
+def few(monkeypatch):
+    """Few pairs, and few resamples."""
     monkeypatch.setattr(pairs, "TOY_SIZES", {"train": 60, "val": 10, "test": 12})
+    monkeypatch.setattr(translate, "RESAMPLES", 20)
+
+
+@pytest.fixture
+def one_by_one(few, monkeypatch):
+    """Studies train in this process, small networks on few pairs."""
     trained = []
 
     def results(runs, head, keys):
@@ -134,8 +140,7 @@ def test_a_study(one_by_one, study, names, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("model", translate.MODELS)
-def test_the_board_has_scalars_graph_and_attention(model, monkeypatch, tmp_path, capsys, recwarn):
-    monkeypatch.setattr(pairs, "TOY_SIZES", {"train": 60, "val": 10, "test": 12})
+def test_the_board_has_scalars_graph_and_attention(model, few, tmp_path, capsys, recwarn):
     sizes = [word for name, value in (TINY | {"epochs": 2}).items() for word in (f"--{name}", str(value))]
     assert translate.main(["--model", model, *sizes, "--tensorboard", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.endswith(f"tensorboard --logdir {tmp_path}/lab3/tensorboard\n")
