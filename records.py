@@ -335,11 +335,12 @@ def peak_memory() -> int | None:
 
 def cost(result: dict) -> str:
     """What a saved result took, in a line: time, machine, and the most memory of one of its processes."""
-    machine = result["environment"]
+    machine, models = result["environment"], result.get("models", {})
     minutes, seconds = divmod(round(result["seconds"]), 60)
     words = [f"{minutes} min {seconds} s" if minutes else f"{seconds} s"]
-    words.append(f"on {machine['gpu'] or '{cores} cores, {processor}'.format(**machine)}")
-    peaks = [each.get("peak_memory") for each in (machine, *result.get("models", {}).values())]
+    words += ["all trainings together"] * bool(models)
+    words += [machine["gpu"]] if machine["gpu"] else [f"{machine['cores']} cores", machine.get("processor")]
+    peaks = [each.get("peak_memory") for each in (machine, *models.values())]
     if any(peaks):
         words.append(f"at most {max(filter(None, peaks)) / 1e9:.1f} GB of memory in one process")
-    return ", ".join(words)
+    return ", ".join(filter(None, words))

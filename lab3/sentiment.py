@@ -323,11 +323,13 @@ def compare(config: Config, described: dict) -> dict:
     """Train every variant with its seeds, side by side; the body of the study's result."""
     groups = variants(config)
     singles = [single for group in groups.values() for single in group]
-    keys = ("parameters:dict", "metrics:dict", "training_seconds:number", "baseline:dict")
-    results = iter(results_side_by_side(singles, lambda single: single.head(described), keys))
-    trials = {name: [next(results) for _ in group] for name, group in groups.items()}
-    models = {name: summary(each, described["sizes"]["train"]) for name, each in trials.items()}
-    return {"models": models, "baseline": next(iter(trials.values()))[0]["baseline"]}
+    keys = ("parameters:dict", "metrics:dict", "training_seconds:number", "baseline:dict", "seconds:number")
+    results = results_side_by_side(singles, lambda single: single.head(described), keys)
+    each = iter(results)
+    trials = {name: [next(each) for _ in group] for name, group in groups.items()}
+    models = {name: summary(group, described["sizes"]["train"]) for name, group in trials.items()}
+    seconds = sum(result["seconds"] for result in results)
+    return {"models": models, "baseline": results[0]["baseline"], "seconds": seconds}
 
 
 def summary(trials: list[dict], sentences: int) -> dict:

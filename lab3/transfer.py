@@ -333,9 +333,13 @@ def variants(config: Config) -> dict[str, list[Config]]:
 def compare(groups: dict[str, list[Config]], described: Callable[[Config], dict]) -> dict:
     """Train every variant with its seeds, side by side; the body of the study's result."""
     singles = [single for group in groups.values() for single in group]
-    keys = ("history:list", "metrics:dict", "parameters:dict", "baseline:dict", "adapting_seconds:number")
-    results = iter(results_side_by_side(singles, lambda single: single.head(described(single)), keys))
-    return {"models": {name: summary([next(results) for _ in group]) for name, group in groups.items()}}
+    keys = (
+        "history:list", "metrics:dict", "parameters:dict", "baseline:dict", "adapting_seconds:number", "seconds:number"
+    )  # fmt: skip
+    results = results_side_by_side(singles, lambda single: single.head(described(single)), keys)
+    each = iter(results)
+    models = {name: summary([next(each) for _ in group]) for name, group in groups.items()}
+    return {"models": models, "seconds": sum(result["seconds"] for result in results)}
 
 
 def summary(trials: list[dict]) -> dict:

@@ -307,14 +307,15 @@ def compare(config: Config, described: dict) -> dict:
     """Train every variant with every seed, side by side; the body of the study's result."""
     groups = variants(config)
     singles = [single for group in groups.values() for single in group]
-    keys = ("history:list", "metrics:dict", "by_length:list")
-    results = iter(results_side_by_side(singles, lambda single: single.head(described), keys))
+    keys = ("history:list", "metrics:dict", "by_length:list", "seconds:number", "environment:dict")
+    results = results_side_by_side(singles, lambda single: single.head(described), keys)
+    each = iter(results)
     models, first = {}, {}
     for name, group in groups.items():
-        trials = [next(results) for _ in group]
+        trials = [next(each) for _ in group]
         models[name] = summary(trials)
         first[name] = {key: trials[0][key] for key in ("translations", "attention", "signature")}
-    return {"models": models, "first": first}
+    return {"models": models, "first": first, "seconds": sum(result["seconds"] for result in results)}
 
 
 def summary(trials: list[dict]) -> dict:
@@ -335,6 +336,7 @@ def summary(trials: list[dict]) -> dict:
         "intervals": [trial["interval"] for trial in trials],
         "history": [trial["history"] for trial in trials],
         "seconds": sum(epoch["seconds"] for trial in trials for epoch in trial["history"]),
+        "peak_memory": max(filter(None, (t["environment"].get("peak_memory") for t in trials)), default=None),
     }
 
 

@@ -71,7 +71,9 @@ def plot_lengths(result: dict) -> Figure:
 def plot_heads(result: dict) -> Figure:
     """Where each head of each layer looks in the source to write each token: the first sentence, the first network."""
     name, first = next(iter(result["first"].items())) if "first" in result else (result["config"]["model"], result)
-    return draw_heads(first["attention"][0], f"{title(result)}, {name}: the source (below) as tokens are written (left)")
+    return draw_heads(
+        first["attention"][0], f"{title(result)}, {name}: the source (below) as tokens are written (left)"
+    )
 
 
 @utils.plot_style()

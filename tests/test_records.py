@@ -81,11 +81,15 @@ def test_the_peak_of_memory_is_that_of_this_process():
 def test_what_a_run_took_in_a_line():
     machine = {"gpu": None, "cores": 2, "processor": "Model 9", "peak_memory": 800_000_000}
     result = {"seconds": 133.4, "environment": machine}
-    assert records.cost(result) == "2 min 13 s, on 2 cores, Model 9, at most 0.8 GB of memory in one process"
+    assert records.cost(result) == "2 min 13 s, 2 cores, Model 9, at most 0.8 GB of memory in one process"
     result |= {"seconds": 59.4, "models": {"a": {"peak_memory": None}, "b": {"peak_memory": 2.04e9}, "c": {}}}
-    assert records.cost(result) == "59 s, on 2 cores, Model 9, at most 2.0 GB of memory in one process"
+    assert (
+        records.cost(result)
+        == "59 s, all trainings together, 2 cores, Model 9, at most 2.0 GB of memory in one process"
+    )
     unknown = {"seconds": 3600, "environment": machine | {"gpu": "H200", "peak_memory": None}}
-    assert records.cost(unknown) == "60 min 0 s, on H200"
+    assert records.cost(unknown) == "60 min 0 s, H200"
+    assert records.cost({"seconds": 5, "environment": {"gpu": None, "cores": 4}}) == "5 s, 4 cores"  # an older file
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.4, 0.35], [2.0, 2.0], [3, 1, 4, 1, 5], [0.7]])
