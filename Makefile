@@ -117,6 +117,9 @@ lab3: .venv/installed-dev ## Lab 3's runs, some ten hours on two cores; refreshe
 	for study in rates methods sizes; do \
 	  $(RUN) lab3/transfer.py --dataset ants_bees --image_size 112 --study $$study --resume || exit; done
 	$(RUN) lab3/transfer.py --dataset cifar10 --download --study domains --resume
+	$(RUN) lab3/vision.py --dataset cifar10 --download --train_size 5000 --epochs 10 --study rates --resume
+	$(RUN) lab3/vision.py --dataset cifar10 --train_size 5000 --study networks --resume
+	$(RUN) lab3/vision.py --dataset pneumoniamnist --study networks --resume
 	$(RUN) -m publish
 
 notebooks: .venv/installed-dev ## run every notebook from top to bottom, and keep its outputs

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from common.catalogue import Run, checked, plots
-from lab3 import sentiment_plots, transfer_plots, translate_plots
+from lab3 import sentiment_plots, transfer_plots, translate_plots, vision_plots
 
-DRAWN = {"translate": translate_plots, "sentiment": sentiment_plots, "transfer": transfer_plots}
+DRAWN = {"translate": translate_plots, "sentiment": sentiment_plots, "transfer": transfer_plots, "vision": vision_plots}
 
 
 def study(what: str, script: str, name: str, dataset: str, *kinds: str, flags: str = "") -> Run:
@@ -41,6 +41,14 @@ DOMAINS = study(
     "chest X-rays and CIFAR-10 (JPEG, real), with ImageNet's features and without", "transfer", "domains",
     "cifar10_jpeg", "domains",
 )  # fmt: skip
+VISION = tuple(
+    study(f"{data} (real): {what}", "vision", name, dataset, name, flags=flags)
+    for data, what, name, dataset, flags in (
+        ("CIFAR-10 (JPEG)", "step sizes of three families", "rates", "cifar10_jpeg", "--train_size 5000 --epochs 10"),
+        ("CIFAR-10 (JPEG)", "ten vision networks", "networks", "cifar10_jpeg", "--train_size 5000"),
+        ("PneumoniaMNIST", "ten vision networks", "networks", "pneumoniamnist", ""),
+    )
+)
 RUNS = (
-    TRANSLATION, POSITIONS, STEP_SIZES, METHODS, LABELS, PHOTOGRAPH_STEP_SIZES, PHOTOGRAPHS, PHOTOGRAPH_SIZES, DOMAINS
+    TRANSLATION, POSITIONS, STEP_SIZES, METHODS, LABELS, PHOTOGRAPH_STEP_SIZES, PHOTOGRAPHS, PHOTOGRAPH_SIZES, DOMAINS, *VISION
 )  # fmt: skip
