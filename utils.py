@@ -103,6 +103,7 @@ def fit(
     seed: int,
     augment: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    rows: int | None = None,
     clip_norm: float | None = None,
     average_decay: float | None = None,
     keep_best: Callable[[dict[str, float]], float] | None = None,
@@ -119,6 +120,8 @@ def fit(
     `loss_fn` gives one loss per item that counts (an image, a token), unreduced: a step follows their mean
     over the global batch, however many processes share it. Random changes of the batch belong into `augment`, which
     sees all of it, on the model's device. `evaluate` gets the model in evaluation mode.
+    With `rows`, at most so many rows of a batch are computed at once, for less memory: the step is that of the whole
+    batch (but batch normalisation then sees no more than those rows), and gradients are clipped when all are there.
     `scheduler` advances once per step. With `average_decay`, an exponential moving average of the weights is
     what is evaluated and kept. The last epoch is kept, or the one with the highest `keep_best(metrics)`.
 
@@ -143,7 +146,7 @@ def fit(
         start = time.perf_counter()
         # a seed of its own for each epoch, so that a checkpoint needs no generator's state; the same in all processes
         configure_seed(derived_seed(seed, epoch, 0))
-        train_loss = _train_epoch(accelerator, wrapped, run, batches, augment, loss_fn, clip_norm, epoch, epochs)
+        train_loss = _train_epoch(accelerator, wrapped, run, batches, augment, loss_fn, rows, clip_norm, epoch, epochs)
         seconds = time.perf_counter() - start
         metrics = {name: float(value) for name, value in run.evaluate(evaluate).items()}
         if not all(math.isfinite(value) for name, value in metrics.items() if name.endswith("loss")):
@@ -165,7 +168,7 @@ def fit(
     return run.history
 
 
-def _train_epoch(accelerator, model, run, batches, augment, loss_fn, clip_norm, epoch, epochs) -> float:
+def _train_epoch(accelerator, model, run, batches, augment, loss_fn, rows, clip_norm, epoch, epochs) -> float:
     """One pass over the batches; returns the mean loss over its items."""
     world = accelerator.num_processes
     whole = processes.GlobalBatch(accelerator.process_index, world)
@@ -178,19 +181,25 @@ def _train_epoch(accelerator, model, run, batches, augment, loss_fn, clip_norm, 
             batch = send_to_device(batch, accelerator.device)
         if augment:
             batch = augment(batch)
-        batch = whole.share(batch)
-        with whole if whole.shared else contextlib.nullcontext():
-            losses = loss_fn(model, batch)  # (items,)
-        batch_sum, count = losses.sum(), losses.numel()
-        if whole.shared:
-            count = int(accelerator.reduce(torch.tensor(count, device=accelerator.device)))
-        scale = world if whole.shared else 1  # the processes' gradients are averaged, not summed
         run.optimizer.zero_grad()
-        (batch_sum * (scale / count)).backward()
+        batch_sum, batch_items, parts = 0.0, 0, in_parts(batch, rows)
+        for part in parts:
+            part = whole.share(part)
+            with whole if whole.shared else contextlib.nullcontext():
+                losses = loss_fn(model, part)  # (items,)
+            count = losses.numel()
+            if whole.shared:
+                count = int(accelerator.reduce(torch.tensor(count, device=accelerator.device)))
+            total = losses.sum() * (world if whole.shared else 1)  # the processes' gradients are averaged, not summed
+            (total / count if len(parts) == 1 else total).backward()
+            batch_sum, batch_items = batch_sum + total.detach(), batch_items + count
+        if len(parts) > 1:  # only now is the number of items known
+            for gradient in (weight.grad for weight in model.parameters() if weight.grad is not None):
+                gradient /= batch_items
         if clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), clip_norm)
         run.advance()
-        loss_sum, items = loss_sum + batch_sum.detach() * scale, items + count
+        loss_sum, items = loss_sum + batch_sum, items + batch_items
         if step % DIVERGENCE_CHECK_STEPS == 0 or step == len(batches):
             train_loss = float(accelerator.reduce(loss_sum, "mean")) / items
             if not math.isfinite(train_loss):
@@ -199,6 +208,13 @@ def _train_epoch(accelerator, model, run, batches, augment, loss_fn, clip_norm, 
     if not is_finite(run.model):
         raise Diverged(epoch, run.history)  # the last step can break the weights after a finite loss
     return train_loss
+
+
+def in_parts(batch: tuple[Tensor, ...], rows: int | None) -> list[tuple[Tensor, ...]]:
+    """A batch in parts of at most so many rows; in one without a number."""
+    if rows is None:
+        return [batch]
+    return list(zip(*(tensor.split(rows) for tensor in batch), strict=True))
 
 
 class _Run:

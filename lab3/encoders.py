@@ -212,43 +212,7 @@ def apply(function: Callable[[Tensor, Tensor], Tensor], tokens: Tokens, device="
 
 def losses(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     ids, mask, labels = batch
-    return F.cross_entropy(model(ids, mask), labels, reduction="none")  # (B,)
-
-
-def accumulated(rows: int) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
-    """`losses`, with so many sentences of a batch at a time: as much memory as those need, and the same gradient.
-
-    The gradients are of sums, so that they add up to the whole batch's whatever the size of the last part. Who clips
-    them does so after that, as `utils.fit` does.
-    """
-
-    def in_parts(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return _Accumulated.apply(model, batch, rows, *parameters)  # (B,)
-
-    return in_parts
-
-
-class _Accumulated(torch.autograd.Function):
-    """The losses of a batch, whose gradients were computed part by part on the way; for their sum or mean alone."""
-
-    @staticmethod
-    def forward(ctx, model: nn.Module, batch: tuple[Tensor, ...], rows: int, *parameters: nn.Parameter) -> Tensor:
-        ctx.gradients, found = [torch.zeros_like(parameter) for parameter in parameters], []
-        for ids, mask, labels in zip(*(tensor.split(rows) for tensor in batch), strict=True):
-            with torch.enable_grad():
-                part = losses(model, (*trimmed(ids, mask), labels))  # (rows,)
-                gradients = torch.autograd.grad(part.sum(), parameters)
-            for total, gradient in zip(ctx.gradients, gradients, strict=True):
-                total += gradient
-            found.append(part.detach())
-        return torch.cat(found)  # (B,)
-
-    @staticmethod
-    def backward(ctx, weights: Tensor):
-        if not (weights == weights[0]).all():
-            raise ValueError("accumulated losses can't be weighted: sum them, or take their mean")
-        return None, None, None, *(weights[0] * gradient for gradient in ctx.gradients)
+    return F.cross_entropy(model(*trimmed(ids, mask)), labels, reduction="none")  # (B,)
 
 
 def train_with_trainer(

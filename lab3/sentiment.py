@@ -251,7 +251,7 @@ def optimize(config: Config, model: SentenceClassifier, batches: SentenceBatches
 
     return utils.fit(
         model, batches, optimizer, scheduler=scheduler, epochs=config.passes, seed=config.seed, clip_norm=CLIP_NORM,
-        loss_fn=encoders.accumulated(rows) if config.accumulate > 1 else encoders.losses, evaluate=evaluate,
+        loss_fn=encoders.losses, rows=rows, evaluate=evaluate,
         checkpoint=config.file(".ckpt"), config=config.settings() | {"data": data.describe()["digest"]},
         resume=config.resume, overwrite=config.overwrite, device=config.device, mixed_precision=config.precision,
         tensorboard=board.folder(config),

@@ -817,6 +817,41 @@ def test_scheduler_advances_once_per_step():
     assert [rate for _, rate in steps] == pytest.approx([0.5 * 0.9**step for step in range(2 * STEPS)], rel=1e-12)
 
 
+def by_length(model, batch):
+    """A loss for each of a row's first items, as many as its label and one: a share of the rows has most of them."""
+    inputs, labels = batch
+    count = labels[:, None] + 1
+    return (model(inputs)[:, :3].square() + labels[:, None])[torch.arange(3) < count]
+
+
+@pytest.mark.parametrize("rows", [8, 3, 1])  # of batches of 8, and a last one of 2; 3 leaves 2
+@pytest.mark.parametrize("loss_fn", [cross_entropy, by_length])
+def test_a_batch_in_parts_is_one_step_clipped_once(rows, loss_fn):
+    """The plain loop over whole batches, in float64."""
+    seen = []
+    model, expected = (nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).double() for _ in range(2))
+    expected.load_state_dict(model.state_dict())
+    batches = Batches((samples()[0].double(), samples()[1]), BATCH, 0)
+    optimizer = torch.optim.Adam(expected.parameters(), lr=0.05)
+    norms, losses = [], []
+    for batch in batches.epoch(1):
+        optimizer.zero_grad()
+        losses.append(loss_fn(expected, batch))
+        losses[-1].mean().backward()
+        norms.append(float(nn.utils.clip_grad_norm_(expected.parameters(), 0.2)))
+        optimizer.step()
+    assert max(norms) > 0.2  # so that clipping matters
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    history = fit(
+        model, batches, torch.optim.Adam(model.parameters(), lr=0.05), loss_fn=loss_fn, evaluate=no_metrics,
+        epochs=1, seed=0, clip_norm=0.2, rows=rows, device="cpu",
+    )  # fmt: skip
+    assert (max(seen), sum(seen)) == (rows, SAMPLES)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, expected.state_dict()[name], rtol=0, atol=1e-12, msg=name)
+    assert history[0]["train_loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("clip_norm", [None, 0.05, 100.0])  # 100: larger than any gradient here
 def test_clip_norm_limits_the_norm_over_all_parameters(clip_norm):
     torch.manual_seed(1)

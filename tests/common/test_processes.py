@@ -123,6 +123,13 @@ def test_processes_take_the_steps_of_one_and_go_on_where_it_was(world, tmp_path)
     assert_close(resumed, train(3)[0], atol=1e-5)
 
 
+def test_processes_share_each_part_of_a_batch(tmp_path):
+    expected = train(2, rows=3)  # 3, 3 and 2 of 8: with two processes, each has its share of each part
+    for weights, history in in_processes(tmp_path, 2, lambda rank: train(2, rows=3)):
+        assert_close(weights, expected[0], atol=1e-5)
+        np.testing.assert_allclose(history, expected[1], rtol=0, atol=1e-5)
+
+
 def test_all_processes_notice_divergence_and_other_settings(tmp_path):
     def work(rank):
         with pytest.raises(utils.Diverged) as diverged:

@@ -160,54 +160,6 @@ def plain(name):
     return name.replace("base_model.model.", "").replace(".base_layer", "")
 
 
-# --- accumulation ------------------------------------------------------------------------------------
-
-
-def by_hand(model, batches, clip_norm):
-    """One epoch of plain PyTorch, whole batches at a time."""
-    optimizer = adamw(model, 1e-2, 0.1)
-    norms = []
-    for ids, mask, labels in batches.epoch(1):
-        optimizer.zero_grad()
-        F.cross_entropy(model(ids, mask), labels).backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)))
-        optimizer.step()
-    return norms
-
-
-@pytest.mark.parametrize("rows", [8, 4, 3])  # of a batch of 8, with 1 left in the last one; 3 leaves 2
-def test_accumulated_gradients_are_those_of_the_whole_batch_clipped_afterwards(tiny, rows):
-    tokens, model = tiny
-    tokens = encoders.Tokens(tokens.ids[:17], tokens.mask[:17])
-    model.double()
-    start, seen = copied(model), []
-
-    def watch(module, arguments):
-        seen.append(len(arguments[0]))
-
-    batches = SentenceBatches(tokens, labels_of(tokens), 8, 0)
-    norms = by_hand(model, batches, clip_norm=0.1)
-    assert min(norms) > 0.1  # so that clipping matters
-    expected = copied(model)
-    model.load_state_dict(start)
-    with model.register_forward_pre_hook(watch):
-        train_a_little(model, tokens, encoders.accumulated(rows), clip_norm=0.1)
-    assert max(seen) == rows
-    assert sum(seen) == 17
-    for name, weight in model.state_dict().items():
-        torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-9, msg=name)
-    assert changed(model, start) == {name for name in start if "pooler" not in name}
-
-
-def test_accumulated_losses_are_the_plain_ones_and_cannot_be_weighted(tiny):
-    tokens, model = tiny
-    batch = (tokens.ids, tokens.mask, labels_of(tokens))
-    found = encoders.accumulated(4)(model, batch)
-    torch.testing.assert_close(found, encoders.losses(model, batch))
-    with pytest.raises(ValueError, match="can't be weighted"):
-        (found * torch.arange(25.0)).sum().backward()
-
-
 # --- where weights come from -------------------------------------------------------------------------
 
 
