@@ -67,12 +67,12 @@ class Recipe(NamedTuple):
     rate: float
 
 
-RECIPES = {
+RECIPES = {  # those of photographs with the step sizes that --study rates chose
     "digits": {
         "partial": Recipe(10, 600, 16, 1e-3), "full": Recipe(10, 600, 16, 1e-3), "scratch": Recipe(20, 600, 16, 3e-3)
     },
     "photographs": {
-        "partial": Recipe(15, 200, 16, 3e-4), "full": Recipe(15, 200, 16, 3e-4), "scratch": Recipe(30, 200, 16, 1e-3)
+        "partial": Recipe(15, 200, 16, 3e-4), "full": Recipe(15, 200, 16, 1e-4), "scratch": Recipe(30, 200, 16, 1e-3)
     },
     "small": {
         "partial": Recipe(5, 5000, 32, 1e-3), "full": Recipe(5, 5000, 32, 1e-3), "scratch": Recipe(30, 5000, 64, 3e-3)
