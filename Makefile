@@ -120,6 +120,7 @@ lab3: .venv/installed-dev ## Lab 3's runs, some ten hours on two cores; refreshe
 	$(RUN) lab3/vision.py --dataset cifar10 --download --train_size 5000 --epochs 10 --study rates --resume
 	$(RUN) lab3/vision.py --dataset cifar10 --train_size 5000 --study networks --resume
 	$(RUN) lab3/vision.py --dataset pneumoniamnist --study networks --resume
+	$(RUN) lab3/costs.py
 	$(RUN) -m publish
 
 notebooks: .venv/installed-dev ## run every notebook from top to bottom, and keep its outputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.catalogue import Run, checked, plots
-from lab3 import sentiment_plots, transfer_plots, translate_plots, vision_plots
+from lab3 import costs_plots, sentiment_plots, transfer_plots, translate_plots, vision_plots
 
 DRAWN = {"translate": translate_plots, "sentiment": sentiment_plots, "transfer": transfer_plots, "vision": vision_plots}
 
@@ -49,7 +49,11 @@ VISION = tuple(
         ("PneumoniaMNIST", "ten vision networks", "networks", "pneumoniamnist", ""),
     )
 )
+COSTS = Run(
+    "random images (synthetic): what a training step costs, with techniques that do not change it", "lab3/costs",
+    "python lab3/costs.py", ("lab3/costs",), load=checked(*costs_plots.KEYS), draw=costs_plots.draw,
+)  # fmt: skip
 RUNS = (
     TRANSLATION, POSITIONS, STEP_SIZES, METHODS, LABELS, PHOTOGRAPH_STEP_SIZES, PHOTOGRAPHS, PHOTOGRAPH_SIZES, DOMAINS,
-    *VISION,
+    *VISION, COSTS,
 )  # fmt: skip
