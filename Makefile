@@ -120,6 +120,8 @@ lab3: .venv/installed-dev ## Lab 3's runs, some ten hours on two cores; refreshe
 	$(RUN) lab3/vision.py --dataset cifar10 --download --train_size 5000 --epochs 10 --study rates --resume
 	$(RUN) lab3/vision.py --dataset cifar10 --train_size 5000 --study networks --resume
 	$(RUN) lab3/vision.py --dataset pneumoniamnist --study networks --resume
+	for study in rates techniques stability; do \
+	  $(RUN) lab3/techniques.py --dataset cifar10 --train_size 2000 --study $$study --resume || exit; done
 	$(RUN) lab3/costs.py
 	$(RUN) -m publish
 

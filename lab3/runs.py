@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from common.catalogue import Run, checked, plots
-from lab3 import costs_plots, sentiment_plots, transfer_plots, translate_plots, vision_plots
+from lab3 import costs_plots, sentiment_plots, techniques_plots, transfer_plots, translate_plots, vision_plots
 
-DRAWN = {"translate": translate_plots, "sentiment": sentiment_plots, "transfer": transfer_plots, "vision": vision_plots}
+DRAWN = {
+    "translate": translate_plots, "sentiment": sentiment_plots, "transfer": transfer_plots, "vision": vision_plots,
+    "techniques": techniques_plots,
+}  # fmt: skip
 
 
 def study(what: str, script: str, name: str, dataset: str, *kinds: str, flags: str = "") -> Run:
@@ -49,11 +52,19 @@ VISION = tuple(
         ("PneumoniaMNIST", "ten vision networks", "networks", "pneumoniamnist", ""),
     )
 )
+TECHNIQUES = tuple(
+    study(f"CIFAR-10 (JPEG, real): {what}", "techniques", name, "cifar10_jpeg", name, flags="--train_size 2000")
+    for what, name in (
+        ("step sizes, and a range test", "rates"),
+        ("techniques of training, one at a time", "techniques"),
+        ("warm-up and clipping, where training is in danger", "stability"),
+    )
+)
 COSTS = Run(
     "random images (synthetic): what a training step costs, with techniques that do not change it", "lab3/costs",
     "python lab3/costs.py", ("lab3/costs",), load=checked(*costs_plots.KEYS), draw=costs_plots.draw,
 )  # fmt: skip
 RUNS = (
     TRANSLATION, POSITIONS, STEP_SIZES, METHODS, LABELS, PHOTOGRAPH_STEP_SIZES, PHOTOGRAPHS, PHOTOGRAPH_SIZES, DOMAINS,
-    *VISION, COSTS,
+    *VISION, *TECHNIQUES, COSTS,
 )  # fmt: skip

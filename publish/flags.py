@@ -36,6 +36,7 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "lab3/sentiment.py": "lab3.sentiment",
     "lab3/transfer.py": "lab3.transfer",
     "lab3/vision.py": "lab3.vision",
+    "lab3/techniques.py": "lab3.techniques",
     "lab3/costs.py": "lab3.costs",
     "download_octmnist.py": "download_octmnist",
     "download_ljspeech.py": "download_ljspeech",

@@ -47,6 +47,7 @@ COMMANDS = {
     "lab3/sentiment.py": [("--out", FILE), ("--dataset", "rotten_tomatoes", "--data_root", NOWHERE)],
     "lab3/transfer.py": [("--out", FILE), ("--dataset", "ants_bees", "--data_root", NOWHERE)],
     "lab3/vision.py": [("--out", FILE), ("--dataset", "cifar10_jpeg", "--data_root", NOWHERE)],
+    "lab3/techniques.py": [("--out", FILE), ("--dataset", "cifar10_jpeg", "--data_root", NOWHERE)],
     "lab3/costs.py": [("--out", FILE)],
     "-m synthetic oct": [("--out", FOLDER)],
     "-m synthetic speech": [("--texts", NOWHERE), ("--texts", FOLDER), ("--out", FILE)],
