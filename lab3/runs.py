@@ -45,11 +45,17 @@ DOMAINS = study(
     "cifar10_jpeg", "domains",
 )  # fmt: skip
 VISION = tuple(
-    study(f"{data} (real): {what}", "vision", name, dataset, name, flags=flags)
+    study(f"{data}: {what}", "vision", name, dataset, name, flags=flags)
     for data, what, name, dataset, flags in (
-        ("CIFAR-10 (JPEG)", "step sizes of three families", "rates", "cifar10_jpeg", "--train_size 5000 --epochs 10"),
-        ("CIFAR-10 (JPEG)", "ten vision networks", "networks", "cifar10_jpeg", "--train_size 5000"),
-        ("PneumoniaMNIST", "ten vision networks", "networks", "pneumoniamnist", ""),
+        (
+            "CIFAR-10 (JPEG, real)",
+            "step sizes of three families",
+            "rates",
+            "cifar10_jpeg",
+            "--train_size 5000 --epochs 10",
+        ),
+        ("CIFAR-10 (JPEG, real)", "ten vision networks", "networks", "cifar10_jpeg", "--train_size 5000"),
+        ("PneumoniaMNIST (real)", "ten vision networks", "networks", "pneumoniamnist", ""),
     )
 )
 TECHNIQUES = tuple(

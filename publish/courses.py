@@ -108,7 +108,7 @@ PARTS: tuple[tuple[str, str, Run, Callable[[dict], str]], ...] = (
     (ASSIGNMENTS, "a Vision Transformer", assignments.SIZES, transformer),
     (LAB, "a Transformer that translates", lab.TRANSLATION, translation),
     (LAB, "transfer: sentences", lab.METHODS, from_features("full", "random", "Rotten Tomatoes")),
-    (LAB, "transfer: pictures", lab.PHOTOGRAPHS, from_features("full", "scratch", "ants and bees")),
+    (LAB, "transfer: pictures", lab.PHOTOGRAPHS, from_features("frozen", "scratch", "ants and bees")),
 )
 
 
