@@ -47,7 +47,7 @@ from lab3.transfer_networks import Staged, contender, imagenet_network, small_ne
 
 METHODS = ("frozen", "partial", "full", "scratch")
 STUDIES = ("methods", "sizes", "domains", "rates")
-SIZES = (10, 20, 50, 100, 0)  # training images of the study of sizes; 0 are all
+SIZES = (10, 20, 50, 0)  # training images of the study of sizes; 0 are all
 DOMAINS = (("pneumoniamnist", 0), ("cifar10", 2000), ("cifar10", 5000))  # sets and their training images
 COMPARED = ("frozen", "full", "scratch")  # in the studies of sizes and of domains
 TRIED = (1e-4, 3e-4, 1e-3, 3e-3)  # step sizes
