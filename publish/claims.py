@@ -10,7 +10,7 @@ from typing import NamedTuple
 from common.catalogue import Run
 from lab3 import runs
 from publish.tables import table
-from publish.verdicts import resolved, standard_error, verdict
+from publish.verdicts import resolved, standard_error
 from records import spread
 
 KEPT, OPEN, REFUTED = "kept", "not resolved", "refuted here"
@@ -123,11 +123,16 @@ def findings(find: Callable[[Run], dict | None]) -> list[Finding]:
 
 
 def ranking(metrics: dict[str, dict]) -> str:
-    """Which of several shares is the largest, and what its lead over the second is worth, given the seeds."""
+    """Which of several accuracies is the highest, and whether the seeds tell it from the second."""
     first, second = sorted(metrics, key=lambda name: metrics[name]["mean"], reverse=True)[:2]
-    worth = verdict(first, metrics[first], metrics[second])
-    words = f"{worth} than {second}" if worth.startswith(first) else f"{first} leads {second} by {worth}"
-    return words[0].upper() + words[1:]
+    lead = 100 * (metrics[first]["mean"] - metrics[second]["mean"])
+    error = 100 * standard_error(metrics[first], metrics[second])
+    if math.isnan(error):
+        return f"Most accurate: {first}, {lead:.1f} points ahead of {second}, with one seed each"
+    size = f"{lead:.1f} points (standard error {error:.1f})"
+    if lead >= 2 * error:
+        return f"Most accurate: {first}, {size} ahead of {second}"
+    return f"Most accurate on average: {first}, but the seeds do not resolve its lead of {size} over {second}"
 
 
 def better_translator(result: dict) -> str:

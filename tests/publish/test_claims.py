@@ -99,10 +99,12 @@ def test_a_study_is_asked_for_the_networks_that_it_has():
 
 def test_who_leads_and_whether_the_seeds_tell():
     metrics = {"a": mean_std([0.5, 0.6]), "b": mean_std([0.89, 0.91]), "c": mean_std([0.79, 0.81])}
-    assert claims.ranking(metrics) == "B is better by 10.0 points (standard error 1.4) than c"
+    assert claims.ranking(metrics) == "Most accurate: b, 10.0 points (standard error 1.4) ahead of c"
     metrics["c"] = mean_std([0.79, 0.99])
-    words = "B leads c by a difference of 1.0 points (standard error 10.0), which the seeds do not resolve"
-    assert claims.ranking(metrics) == words
+    unresolved = "but the seeds do not resolve its lead of 1.0 points (standard error 10.0) over c"
+    assert claims.ranking(metrics) == f"Most accurate on average: b, {unresolved}"
+    metrics["c"] = mean_std([0.85])
+    assert claims.ranking(metrics) == "Most accurate: b, 5.0 points ahead of c, with one seed each"
 
 
 @pytest.mark.parametrize(
