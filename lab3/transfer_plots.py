@@ -76,7 +76,7 @@ def plot_methods(result: dict) -> Figure:
 @utils.plot_style()
 def plot_sizes(result: dict) -> Figure:
     """Test accuracy of each method by the number of training images."""
-    figure = Figure(figsize=(4.6, 2.9))
+    figure = Figure(figsize=(5.8, 2.7))
     axes = figure.subplots()
     for method, models in by_method(result).items():
         sizes = [model["sizes"]["train"] for model in models]
@@ -86,7 +86,7 @@ def plot_sizes(result: dict) -> Figure:
     axes.minorticks_off()
     draw_baseline(axes, models[0])
     axes.set(xlabel="training images", ylabel="test accuracy (%)")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)
     figure.suptitle(title(result), fontsize=9)
     return figure
 

@@ -81,7 +81,7 @@ def draw_heads(found: dict, heading: str) -> Figure:
     """Where each head of each layer looks, in an image for each; of a long sentence only the beginning."""
     weights = np.array(found["weights"])[..., :MOST_WORDS, :MOST_WORDS]  # (layers, H, N, S)
     layers, heads, length, width = weights.shape
-    figure = Figure(figsize=(1.4 + 1.5 * heads, 1.0 + 1.5 * layers))
+    figure = Figure(figsize=(1.4 + 1.5 * heads, 1.0 + max(1.5, 0.4 + 0.13 * length) * layers))  # so that words fit
     for line, layer, number in zip(figure.subplots(layers, heads, squeeze=False), weights, range(layers), strict=True):
         for axes, values, head in zip(line, layer, range(heads), strict=True):
             axes.imshow(values, cmap="Greys", vmin=0, vmax=1, aspect="auto")

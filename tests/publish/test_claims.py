@@ -59,18 +59,22 @@ def test_time_of_a_study_that_has_the_sum_over_its_seeds():
 
 def test_how_much_less_data():
     models = {
-        "full, 10": model([0.5], labels=10), "full, 100": model([0.72], labels=100),
-        "full, all": model([0.9], labels=1000),
-        "random, 10": model([0.4], labels=10), "random, all": model([0.7], labels=1000),
+        "full, 10": model([0.5, 0.5], labels=10), "full, 100": model([0.72, 0.72], labels=100),
+        "full, all": model([0.9, 0.9], labels=1000),
+        "random, 10": model([0.4, 0.4], labels=10), "random, all": model([0.7, 0.7], labels=1000),
     }  # fmt: skip
     words, verdict = claims.less_data(models, "full", "random")
-    assert words == "72.0 % with 100, 70.0 % from random weights with 1,000: 10 times less"
+    assert words == "72.0 ± 0.0 % with 100, 70.0 ± 0.0 % from random weights with 1,000: 10 times less"
     assert verdict == claims.KEPT
-    models["full, 100"] = model([0.69], labels=100)
-    assert claims.less_data(models, "full", "random")[1] == claims.REFUTED
-    models["random, all"] = model([0.95], labels=1000)
+    models["full, 100"] = model([0.62, 0.82], labels=100)  # the same mean, but the seeds differ
+    assert claims.less_data(models, "full", "random") == (words.replace("72.0 ± 0.0", "72.0 ± 14.1"), claims.OPEN)
+    models["full, 100"] = model([0.69, 0.69], labels=100)
     words, verdict = claims.less_data(models, "full", "random")
-    assert words == "95.0 % from random weights with all 1,000 is not reached"
+    assert words == "90.0 ± 0.0 % with 1,000, 70.0 ± 0.0 % from random weights with 1,000: 1 times less"
+    assert verdict == claims.REFUTED
+    models["random, all"] = model([0.95, 0.95], labels=1000)
+    words, verdict = claims.less_data(models, "full", "random")
+    assert words == "95.0 ± 0.0 % from random weights with all 1,000 is not reached"
     assert verdict == claims.REFUTED
 
 
