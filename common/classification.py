@@ -42,6 +42,11 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (predict(model, images).argmax(1) == labels).double().mean().item()
 
 
+def some(part: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """About so many images and labels of a part, evenly from all of it, since it may go class by class."""
+    return tuple(tensor[:: max(1, len(tensor) // count)] for tensor in part)
+
+
 def confusion_matrix(log_probs: Tensor, labels: Tensor) -> list[list[int]]:
     """How many images of each class (rows) were taken for each class (columns)."""
     classes = log_probs.shape[1]

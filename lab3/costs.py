@@ -112,8 +112,8 @@ class Step:
     def plain_loss(self, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self.model(images), labels, reduction="sum")
 
-    def __call__(self, images: Tensor, labels: Tensor) -> float:
-        """Take the step on images (B, C, S, S), and return the mean loss before it."""
+    def backward(self, images: Tensor, labels: Tensor) -> float:
+        """The gradients of the mean loss over images (B, C, S, S), at their own scale; returns that loss."""
         self.optimizer.zero_grad()
         total = 0.0
         for part in zip(images.chunk(self.parts), labels.chunk(self.parts), strict=True):
@@ -122,10 +122,15 @@ class Step:
             self.scaler.scale(loss).backward()
             total += loss.item()
         self.scaler.unscale_(self.optimizer)  # before clipping, or the norm would be that of scaled gradients
+        return total
+
+    def __call__(self, images: Tensor, labels: Tensor) -> float:
+        """Take the step, and return the mean loss before it."""
+        loss = self.backward(images, labels)
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return total
+        return loss
 
 
 def batch(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -138,12 +143,7 @@ def batch(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 def gradients(technique: str, size: int, device: torch.device) -> Tensor:
     """All gradients of a first step, in a row, without dropout, before they are clipped."""
     step = Step(technique, device, dropout=0.0)
-    images, labels = batch(size, device)
-    for part in zip(images.chunk(step.parts), labels.chunk(step.parts), strict=True):
-        with torch.autocast(device.type, step.dtype, enabled=step.dtype is not None):
-            loss = step.loss(*part) / size
-        step.scaler.scale(loss).backward()
-    step.scaler.unscale_(step.optimizer)
+    step.backward(*batch(size, device))
     return torch.cat([weight.grad.flatten() for weight in step.model.parameters()])
 
 

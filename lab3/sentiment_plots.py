@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 import records
 import utils
+from lab3 import drawing
 
 NAMES = {"grammar": "A small grammar's sentences", "rotten_tomatoes": "Rotten Tomatoes"}
 MODELS = {"minilm": "MiniLM", "tiny": "a tiny encoder"}
@@ -139,11 +141,4 @@ def draw_line(axes: Axes, method: str, models: list[dict], setting: str, part: s
     )  # fmt: skip
 
 
-def draw(paths, out: str | Path) -> list[Path]:
-    """Draw the plots of each result, as OUT/lab3/<run>-<plot>.pdf and .png."""
-    drawn = []
-    for path in paths:
-        result = records.load_result(path)
-        for name, plot in plots(path).items():
-            drawn += utils.save_figure(plot(result), Path(out) / "lab3" / f"{result['run']}-{name}", path)
-    return drawn
+draw = partial(drawing.draw, plots)

@@ -45,7 +45,6 @@ from lab3 import board, photographs, techniques_plots
 from vision_transformer import VisionTransformer
 
 DATASETS = tuple(name for name in photographs.DATASETS if name != "ants_bees")
-SIZE = 32  # pixels on a side, at most
 WIDTHS = (24, 48, 96)  # channels of the CNN
 VIT = {"patch_size": 4, "dim": 48, "depth": 3, "num_heads": 4, "mlp_dim": 96}
 NORMS = ("batch", "layer", "none")
@@ -91,8 +90,8 @@ class Config(Training):
     seeds: tuple[int, ...] = flag((0, 1, 2), "those of a study", SEEDS)
     device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
     tensorboard: bool = flag(False, "losses and step size go to OUT/lab3/tensorboard")
-    out: str = flag("runs", "folder for results, plots and checkpoints")
-    resume: bool = flag(False, "go on from results and checkpoints of the same command")
+    out: str = flag("runs", "folder for results and plots")
+    resume: bool = flag(False, "of a study, go on from the results of the same command")
     overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
     QUESTION: ClassVar[str] = "lab3"
@@ -413,8 +412,7 @@ def run(config: Config) -> dict:
     start = time.perf_counter()
     if config.download:
         cifar.torchvision_set(config.dataset)(config.data_root, download=True)
-    every_digit = photographs.digits(0, 10) if config.dataset == "digits" else None
-    pictures = every_digit or photographs.read(config.dataset, config.data_root, SIZE)
+    pictures = photographs.read_small(config.dataset, config.data_root)
 
     def select(single: Config) -> ImageData:
         return photographs.select(pictures, single.train_size, single.seed)

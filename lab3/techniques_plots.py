@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 import records
 import utils
-from lab3.transfer_plots import NAMES
+from lab3 import drawing
+from lab3.transfer_plots import title_of_all_digits as title
 
 KEYS = ("data.name:text",)
 TRIAL_KEYS = ("history.*.accuracy:number", "history.*.train_loss:number", "metrics:dict?")
@@ -17,10 +19,6 @@ STUDY_KEYS = (
     "models.*.settings.learning_rate:number", "models.*.history.*.*.train_loss:number", "models.*.diverged:number",
     "models.*.gap?.mean:number",
 )  # fmt: skip
-
-
-def title(result: dict) -> str:
-    return f"{NAMES[result['data']['name']]} (real)".replace(" 5 to 9", "")
 
 
 def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
@@ -114,11 +112,4 @@ def plot_stability(result: dict) -> Figure:
     return figure
 
 
-def draw(paths, out: str | Path) -> list[Path]:
-    """Draw the plots of each result, as OUT/lab3/<run>-<plot>.pdf and .png."""
-    drawn = []
-    for path in paths:
-        result = records.load_result(path)
-        for name, plot in plots(path).items():
-            drawn += utils.save_figure(plot(result), Path(out) / "lab3" / f"{result['run']}-{name}", path)
-    return drawn
+draw = partial(drawing.draw, plots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 import records
 import utils
 from common import cifar
+from lab3 import drawing
 
 NAMES = {
     "digits": "scikit-learn's digits 5 to 9",
@@ -32,6 +34,11 @@ STUDY_KEYS = (
 
 def title(result: dict) -> str:
     return f"{NAMES[result['data']['name']]} (real)"
+
+
+def title_of_all_digits(result: dict) -> str:
+    """The same, for scripts that do not split the digits."""
+    return title(result).replace(" 5 to 9", "")
 
 
 def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
@@ -147,11 +154,4 @@ def draw_baseline(axes: Axes, model: dict) -> None:
     axes.axhline(accuracy, color="0.5", linestyle=":", label=f"always {model['baseline']['class']}")
 
 
-def draw(paths, out: str | Path) -> list[Path]:
-    """Draw the plots of each result, as OUT/lab3/<run>-<plot>.pdf and .png."""
-    drawn = []
-    for path in paths:
-        result = records.load_result(path)
-        for name, plot in plots(path).items():
-            drawn += utils.save_figure(plot(result), Path(out) / "lab3" / f"{result['run']}-{name}", path)
-    return drawn
+draw = partial(drawing.draw, plots)

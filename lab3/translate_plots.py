@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 import records
 import utils
+from lab3 import drawing
 
 KEYS = ("data.languages.*:text", "data.name:text", "data.source:text")
 TRIAL_KEYS = ("history.*.train_loss:number", "history.*.val_loss:number", "attention.*.weights:list",
@@ -94,11 +96,4 @@ def draw_heads(found: dict, heading: str) -> Figure:
     return figure
 
 
-def draw(paths, out: str | Path) -> list[Path]:
-    """Draw the plots of each result, as OUT/lab3/<run>-<plot>.pdf and .png."""
-    drawn = []
-    for path in paths:
-        result = records.load_result(path)
-        for name, plot in plots(path).items():
-            drawn += utils.save_figure(plot(result), Path(out) / "lab3" / f"{result['run']}-{name}", path)
-    return drawn
+draw = partial(drawing.draw, plots)

@@ -40,6 +40,7 @@ from common.classification import (
     majority_baseline,
     multiply_adds,
     predict,
+    some,
 )
 from common.grid import Training, results_side_by_side
 from common.processes import precision_of
@@ -154,11 +155,6 @@ def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(images), labels, reduction="none")  # (B,)
 
 
-def some(part: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """About so many images and labels of a part, evenly from all of it, since it may go class by class."""
-    return tuple(tensor[:: max(1, len(tensor) // count)] for tensor in part)
-
-
 def train(config: Config, data: ImageData) -> dict:
     """Train one network, and test it; the body of its result."""
     utils.configure_seed(config.seed)
@@ -264,8 +260,7 @@ def run(config: Config) -> dict:
     start = time.perf_counter()
     if config.download:
         cifar.torchvision_set(config.dataset)(config.data_root, download=True)
-    every_digit = photographs.digits(0, 10) if config.dataset == "digits" else None
-    pictures = every_digit or photographs.read(config.dataset, config.data_root, SIZE)
+    pictures = photographs.read_small(config.dataset, config.data_root)
 
     def select(single: Config) -> ImageData:
         return photographs.select(pictures, single.train_size, single.seed)

@@ -54,7 +54,7 @@ def less_time(models: dict, transferred: str, scratch: str) -> tuple[str, str]:
     quick, slow = (seconds(models[name]) for name in (transferred, scratch))
     better, worse = accuracy(models[transferred]), accuracy(models[scratch])
     saved = 100 * (1 - quick / slow)
-    as_good = better["mean"] > worse["mean"] - 2 * standard_error(better, worse)
+    as_good = by_at_least(better["mean"] - worse["mean"], standard_error(better, worse), 0) != REFUTED
     words = f"{quick:,.0f} s against {slow:,.0f} s: {-saved:+.0f} %, {'as accurate' if as_good else 'less accurate'}"
     return words, KEPT if as_good and saved >= LESS_TIME else REFUTED
 

@@ -36,7 +36,7 @@ from assignments.hw4 import compare_plots
 from assignments.hw4.vit import VisionTransformer
 from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, SHARE, check_flags, flag, within
 from common import cifar
-from common.classification import accuracy, get_number_trainable_params, majority_baseline, multiply_adds, predict
+from common.classification import accuracy, get_number_trainable_params, majority_baseline, multiply_adds, predict, some
 from common.geometry import in_each_direction, jitter, mirrored
 from common.grid import Training, results_side_by_side
 from common.processes import precision_of
@@ -222,11 +222,6 @@ def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     # a CNN is faster with the channels last; the patches of a Vision Transformer are cut out of either
     images = images.contiguous(memory_format=torch.channels_last)
     return F.cross_entropy(model(images), labels, reduction="none")  # (B,)
-
-
-def some(part: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """About so many images and labels of a part, evenly from all of it, since it goes class by class."""
-    return tuple(tensor[:: max(1, len(tensor) // count)] for tensor in part)
 
 
 def train(config: Config, data: ImageData) -> dict:
