@@ -24,7 +24,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -35,13 +35,13 @@ from torch import Tensor, nn
 import records
 import utils
 from attention import MultiHeadAttention
-from command_line import COUNT, DEVICES, NOT_NEGATIVE, POSITIVE, SEED, SEEDS, SHARE, check_flags, flag, within
+from command_line import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, flag, within
 from common import cifar
 from common.classification import get_number_trainable_params, majority_baseline, predict
-from common.grid import Training, results_side_by_side
 from common.recipes import WARM_UP, adamw, cycle
 from image_data import ImageData
-from lab3 import board, photographs, techniques_plots
+from lab3 import board, photographs, study, techniques_plots
+from lab3.study import Settings, varied
 from vision_transformer import VisionTransformer
 
 DATASETS = tuple(name for name in photographs.DATASETS if name != "ants_bees")
@@ -59,16 +59,18 @@ TRIED = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 @dataclass(frozen=True)
-class Config(Training):
+class Config(Settings):
     """The flags."""
 
+    dataset: str = flag("digits", ", ".join(DATASETS), choices=DATASETS, metavar="NAME")
+    study: str | None = flag(
+        None, "several: rates, techniques or stability", choices=("rates", "techniques", "stability"), metavar="NAME"
+    )
     network: str = flag("cnn", "cnn of three convolutions, or vit", choices=("cnn", "vit"))
     norm: str = flag("batch", "normalisation of the cnn: batch, layer or none", choices=NORMS)
     dropout: float = flag(0.0, "probability of dropping a feature before the last layer", SHARE)
     spatial_dropout: float = flag(0.0, "probability of dropping a whole channel of the cnn", SHARE)
     attention_dropout: float = flag(0.0, "probability of dropping a weight of the vit's attention", SHARE)
-    dataset: str = flag("digits", ", ".join(DATASETS), choices=DATASETS, metavar="NAME")
-    data_root: str = flag("data", "folder of the data")
     download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
     train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
     epochs: int = flag(30, "passes over them", COUNT)
@@ -83,45 +85,16 @@ class Config(Training):
     clip_norm: float = flag(0.0, "largest norm of the gradient", NOT_NEGATIVE, shown="none")
     spike: bool = flag(False, f"one batch, in the middle, is {SPIKE_SCALE:g} times too bright")
     early_stopping: bool = flag(False, "keep the epoch that is best on the validation images")
-    study: str | None = flag(
-        None, "several: rates, techniques or stability", choices=("rates", "techniques", "stability"), metavar="NAME"
-    )
-    seed: int = flag(0, "seed of the training images, the weights and the order", SEED)
-    seeds: tuple[int, ...] = flag((0, 1, 2), "those of a study", SEEDS)
-    device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
-    tensorboard: bool = flag(False, "losses and step size go to OUT/lab3/tensorboard")
-    out: str = flag("runs", "folder for results and plots")
-    resume: bool = flag(False, "of a study, go on from the results of the same command")
-    overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
-    QUESTION: ClassVar[str] = "lab3"
-    ASIDE: ClassVar[tuple[str, ...]] = (
-        "data_root", "download", "study", "seeds", "device", "tensorboard", "out", "resume", "overwrite"
-    )  # fmt: skip
+    SCRIPT: ClassVar[str] = "techniques"
 
     def __post_init__(self):
-        check_flags(self)
+        super().__post_init__()
         if self.download and self.dataset != "cifar10":
             raise ValueError(f"--download goes with cifar10, not with {self.dataset}")
         for name, network in (("spatial_dropout", "cnn"), ("attention_dropout", "vit")):
             if getattr(self, name) and self.network != network:
                 raise ValueError(f"--{name} goes with --network {network}")
-
-    @property
-    def run_name(self) -> str:
-        if self.study:
-            return f"techniques-{self.study}-{self.dataset}"
-        plain = type(self)()
-        words = {
-            name: value if isinstance(value, str) else name if value is True else f"{name}{value:g}"
-            for name, value in self.settings().items()
-            if name not in ("dataset", "train_size", "epochs", "seed") and value != getattr(plain, name)
-        }
-        size = str(self.train_size or "all")
-        return "-".join(["techniques", self.dataset, size, *words.values(), f"seed{self.seed}"])
-
-    def head(self, described: dict) -> dict:
-        return super().head(described) | {"seeds": list(self.seeds) if self.study else [self.seed]}
 
 
 # --- the networks ------------------------------------------------------------------------------------
@@ -349,22 +322,16 @@ STABILITY: dict[str, dict] = {
 
 def variants(config: Config) -> dict[str, list[Config]]:
     """What a study trains: for each variant its name, and its configuration with every seed."""
-    plain = replace(config, study=None, seeds=Config.seeds, download=False)
-    if config.study == "rates":
-        changes = {f"{rate:g}": {"learning_rate": rate} for rate in TRIED}
-    else:
-        changes = TECHNIQUES if config.study == "techniques" else STABILITY
-    return {name: [replace(plain, **each, seed=seed) for seed in config.seeds] for name, each in changes.items()}
+    rates = {f"{rate:g}": {"learning_rate": rate} for rate in TRIED}
+    return varied(config, {"rates": rates, "techniques": TECHNIQUES, "stability": STABILITY}[config.study])
 
 
 def compare(config: Config, select: Callable[[Config], ImageData]) -> dict:
     """Train every variant with its seeds, side by side; the body of the study's result."""
     groups = variants(config)
-    singles = [single for group in groups.values() for single in group]
     keys = ("history:list", "metrics:dict?", "parameters:number", "seconds:number")
-    results = results_side_by_side(singles, lambda single: single.head(select(single).describe()), keys)
-    each = iter(results)
-    trials = {name: [next(each) for _ in group] for name, group in groups.items()}
+    trials = study.train_all(groups, lambda single: select(single).describe(), keys)
+    results = [trial for group in trials.values() for trial in group]
     body = {
         "models": {name: summary(group) for name, group in trials.items()},
         "baseline": results[0]["baseline"],
@@ -381,19 +348,15 @@ def compare(config: Config, select: Callable[[Config], ImageData]) -> dict:
 def summary(trials: list[dict]) -> dict:
     """One variant: means and deviations over the seeds that learnt something, and how many diverged."""
     learnt = [trial for trial in trials if trial["metrics"]]
-    gaps = [t["metrics"]["train"]["accuracy"]["mean"] - t["metrics"]["validation"]["accuracy"]["mean"] for t in learnt]
     return {
         "settings": trials[0]["config"],
         "seeds": [trial["seeds"][0] for trial in trials],
         "diverged": len(trials) - len(learnt),
         "parameters": trials[0]["parameters"],
-        "metrics": learnt and {
-            part: {name: records.mean_std([t["metrics"][part][name]["mean"] for t in learnt]) for name in named}
-            for part, named in learnt[0]["metrics"].items()
-        },
-        "gap": records.mean_std(gaps) if gaps else None,
+        "metrics": learnt and study.over_seeds(learnt),
+        "gap": study.gap(learnt) if learnt else None,
         "history": [trial["history"] for trial in trials],
-    }  # fmt: skip
+    }
 
 
 def ensemble(trials: list[dict], labels: Tensor) -> dict:
@@ -439,15 +402,7 @@ def print_result(result: dict) -> None:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
-    config = command_line.parse(Config, argv, __doc__)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    result = run(config)
-    path = records.save_results(config.out, result)
-    print_result(result)
-    print(f"  {records.cost(records.load_result(path))}")
-    print(path, *techniques_plots.draw([path], Path(config.out) / "plots"), *board.command(config), sep="\n")
-    return 0
+    return study.main(command_line.parse(Config, argv, __doc__), run, print_result, techniques_plots.draw)
 
 
 if __name__ == "__main__":

@@ -182,18 +182,8 @@ def test_names_tell_all_variants_apart():
 
 
 @pytest.fixture
-def one_by_one(monkeypatch):
-    """Studies train in this process, for an epoch on 50 digits."""
-
-    def results(runs, head, keys):
-        found = []
-        for single in runs:
-            result = techniques.run(single)
-            assert head(single) == {key: result[key] for key in head(single)}
-            found.append(records.load_result(records.save_results(single.out, result), *keys))
-        return found
-
-    monkeypatch.setattr(techniques, "results_side_by_side", results)
+def few(monkeypatch, one_by_one):
+    """Studies train in this process, for two variants."""
     monkeypatch.setattr(techniques, "TECHNIQUES", {"base": {}, "mixup": {"augment": "mixup"}})
     monkeypatch.setattr(techniques, "TRIED", (1e-3, 1e-2))
 
@@ -204,7 +194,7 @@ def study(tmp_path, name):
     return json.loads((tmp_path / "lab3" / f"techniques-{name}-digits.json").read_text())
 
 
-def test_the_study_of_techniques(one_by_one, tmp_path, capsys):
+def test_the_study_of_techniques(few, tmp_path, capsys):
     result = study(tmp_path, "techniques")
     singles = [json.loads((tmp_path / "lab3" / f"techniques-digits-50-seed{seed}.json").read_text()) for seed in (3, 4)]
     base = result["models"]["base"]
@@ -222,14 +212,14 @@ def test_the_study_of_techniques(one_by_one, tmp_path, capsys):
     assert gap.containers[0].lines[0].get_xdata()[0] == pytest.approx(100 * base["gap"]["mean"])
 
 
-def test_the_study_of_step_sizes(one_by_one, tmp_path):
+def test_the_study_of_step_sizes(few, tmp_path):
     result = study(tmp_path, "rates")
     assert list(result["models"]) == ["0.001", "0.01"]
     assert len(result["range_tests"]) == 2
     assert len(techniques_plots.plot_rates(result).axes) == 2
 
 
-def test_what_diverges_is_counted(one_by_one, monkeypatch, tmp_path, capsys):
+def test_what_diverges_is_counted(few, monkeypatch, tmp_path, capsys):
     steps = {"large steps, plain": {"optimizer": "sgd", "learning_rate": 1e9}, "large steps, none": {}}
     monkeypatch.setattr(techniques, "STABILITY", steps)
     result = study(tmp_path, "stability")
