@@ -196,7 +196,10 @@ def study(tmp_path, name):
 
 def test_the_study_of_techniques(few, tmp_path, capsys):
     result = study(tmp_path, "techniques")
-    singles = [json.loads((tmp_path / "lab3" / f"techniques-digits-50-seed{seed}.json").read_text()) for seed in (3, 4)]
+    singles = [
+        json.loads((tmp_path / "lab3" / f"techniques-digits-train_size50-epochs1-seed{seed}.json").read_text())
+        for seed in (3, 4)
+    ]
     base = result["models"]["base"]
     gaps = [s["metrics"]["train"]["accuracy"]["mean"] - s["metrics"]["validation"]["accuracy"]["mean"] for s in singles]
     assert base["gap"]["mean"] == pytest.approx(np.mean(gaps))
