@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 import records
 import utils
-from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, check_flags, flag, within
+from command_line import COUNT, NOT_NEGATIVE, PRECISIONS, flag, within
 from common import cifar
 from common.classification import (
     get_number_trainable_params,
@@ -42,12 +42,12 @@ from common.classification import (
     predict,
     some,
 )
-from common.grid import Training, results_side_by_side
 from common.processes import precision_of
 from common.recipes import adamw, cycle
 from image_data import ImageData
-from lab3 import board, photographs, vision_plots
+from lab3 import board, photographs, study, vision_plots
 from lab3 import vision_networks as blocks
+from lab3.study import Settings, varied
 from lab3.vision_networks import Staged, compound
 from vision_transformer import VisionTransformer
 
@@ -75,36 +75,25 @@ TIMED = 200  # images whose time is measured
 
 
 @dataclass(frozen=True)
-class Config(Training):
+class Config(Settings):
     """The flags."""
 
-    network: str = flag("basic", ", ".join(NETWORKS), choices=NETWORKS, metavar="NAME")
     dataset: str = flag("digits", ", ".join(DATASETS), choices=DATASETS, metavar="NAME")
-    data_root: str = flag("data", "folder of the data")
+    study: str | None = flag(None, "several: rates or networks", choices=("rates", "networks"), metavar="NAME")
+    network: str = flag("basic", ", ".join(NETWORKS), choices=NETWORKS, metavar="NAME")
     download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
     train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
     epochs: int = flag(20, "passes over them", COUNT)
     batch_size: int = flag(64, "images per step", COUNT)
     learning_rate: float = flag(0.0, "largest step size of AdamW", NOT_NEGATIVE, shown="2e-3, of vit 1e-3")
     weight_decay: float = flag(0.05, "weight decay", NOT_NEGATIVE)
-    study: str | None = flag(None, "several: rates or networks", choices=("rates", "networks"), metavar="NAME")
-    seed: int = flag(0, "seed of the training images, the weights and the order", SEED)
-    seeds: tuple[int, ...] = flag((0, 1, 2), "those of a study", SEEDS)
     no_test: bool = flag(False, "leave the test images alone")
-    device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
     mixed_precision: str = flag("no", "no; bf16; or auto: bf16 where the device computes in it", choices=PRECISIONS)
-    tensorboard: bool = flag(False, "losses and step size go to OUT/lab3/tensorboard")
-    out: str = flag("runs", "folder for results, plots and checkpoints")
-    resume: bool = flag(False, "go on from results and checkpoints of the same command")
-    overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
-    QUESTION: ClassVar[str] = "lab3"
-    ASIDE: ClassVar[tuple[str, ...]] = (
-        "data_root", "download", "study", "seeds", "no_test", "device", "tensorboard", "out", "resume", "overwrite"
-    )  # fmt: skip
+    SCRIPT: ClassVar[str] = "vision"
 
     def __post_init__(self):
-        check_flags(self)
+        super().__post_init__()
         if self.download and self.dataset != "cifar10":
             raise ValueError(f"--download goes with cifar10, not with {self.dataset}")
 
@@ -119,17 +108,6 @@ class Config(Training):
     def settings(self) -> dict:
         precision = precision_of(self.mixed_precision, self.device)
         return super().settings() | {"learning_rate": self.rate, "mixed_precision": precision}
-
-    @property
-    def run_name(self) -> str:
-        if self.study:
-            return f"vision-{self.study}-{self.dataset}"
-        parts = [self.network, self.dataset, str(self.train_size or "all")]
-        parts += [f"rate{self.rate:g}"] * bool(self.learning_rate)
-        return "-".join(["vision", *parts, f"seed{self.seed}"])
-
-    def head(self, described: dict) -> dict:
-        return super().head(described) | {"seeds": list(self.seeds) if self.study else [self.seed]}
 
 
 def build(network: str, channels: int, size: int, num_classes: int) -> nn.Module:
@@ -209,47 +187,39 @@ def scores(model: nn.Module, part: tuple[Tensor, Tensor]) -> dict[str, float]:
 
 def variants(config: Config) -> dict[str, list[Config]]:
     """What a study trains: for each variant its name, and its configuration with every seed."""
-    plain = replace(config, study=None, seeds=Config.seeds, download=False)
-    if config.study == "rates":
-        plain = replace(plain, no_test=True, seed=config.seeds[0])
-        return {
-            f"{family}, {rate:g}": [replace(plain, network=network, learning_rate=rate)]
-            for family, network in FAMILIES.items()
-            for rate in TRIED
-        }
-    return {name: [replace(plain, network=name, seed=seed) for seed in config.seeds] for name in NETWORKS}
+    if config.study == "networks":
+        return varied(config, {name: {"network": name} for name in NETWORKS})
+    changes = {
+        f"{family}, {rate:g}": {"network": network, "learning_rate": rate, "no_test": True}
+        for family, network in FAMILIES.items()
+        for rate in TRIED
+    }
+    return varied(replace(config, seeds=config.seeds[:1]), changes)
 
 
 def compare(config: Config, described: Callable[[Config], dict]) -> dict:
     """Train every variant with its seeds, side by side; the body of the study's result."""
-    groups = variants(config)
-    singles = [single for group in groups.values() for single in group]
     keys = ("history:list", "metrics:dict", "parameters:number", "multiply_adds:number", "seconds:number")
-    results = results_side_by_side(singles, lambda single: single.head(described(single)), keys)
-    each = iter(results)
-    models = {name: summary([next(each) for _ in group]) for name, group in groups.items()}
-    seconds = sum(result["seconds"] for result in results)
-    return {"models": models, "baseline": results[0]["baseline"], "seconds": seconds}
+    trials = study.train_all(variants(config), described, keys)
+    results = [trial for group in trials.values() for trial in group]
+    return {
+        "models": {name: summary(group) for name, group in trials.items()},
+        "baseline": results[0]["baseline"],
+        "seconds": sum(result["seconds"] for result in results),
+    }
 
 
 def summary(trials: list[dict]) -> dict:
     """One variant: means and deviations over its seeds, with what it took."""
     first = trials[0]
-    metrics = {
-        part: {
-            name: records.mean_std([trial["metrics"][part][name]["mean"] for trial in trials]) for name in named
-        }
-        for part, named in first["metrics"].items()
-    }  # fmt: skip
-    gaps = [t["metrics"]["train"]["accuracy"]["mean"] - t["metrics"]["validation"]["accuracy"]["mean"] for t in trials]
     return {
         "settings": {key: first["config"][key] for key in ("network", "learning_rate", "epochs", "train_size")},
         "seeds": [trial["seeds"][0] for trial in trials],
         "parameters": first["parameters"],
         "multiply_adds": first["multiply_adds"],
         "inference_us_per_image": records.mean_std([trial["inference_us_per_image"] for trial in trials]),
-        "metrics": metrics,
-        "gap": records.mean_std(gaps),
+        "metrics": study.over_seeds(trials),
+        "gap": study.gap(trials),
         "training_seconds": records.mean_std([trial["training_seconds"] for trial in trials]),
         "peak_memory": max((trial["peak_memory"] for trial in trials if trial["peak_memory"]), default=None),
     }
@@ -285,15 +255,7 @@ def print_result(result: dict) -> None:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
-    config = command_line.parse(Config, argv, __doc__)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    result = run(config)
-    path = records.save_results(config.out, result)
-    print_result(result)
-    print(f"  {records.cost(records.load_result(path))}")
-    print(path, *vision_plots.draw([path], Path(config.out) / "plots"), *board.command(config), sep="\n")
-    return 0
+    return study.main(command_line.parse(Config, argv, __doc__), run, print_result, vision_plots.draw)
 
 
 if __name__ == "__main__":

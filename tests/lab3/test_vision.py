@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import records
 from lab3 import vision, vision_plots
 from lab3.vision import Config
 
@@ -49,23 +48,9 @@ def test_scores_worked_out_by_hand():
     assert found == pytest.approx({"accuracy": 4 / 6, "f1": (4 / 6 + 4 / 5 + 0) / 3})
 
 
-@pytest.fixture
-def one_by_one(monkeypatch):
-    """Studies train in this process."""
+@pytest.fixture(autouse=True)
+def timed_briefly(monkeypatch):
     monkeypatch.setattr(vision, "TIMED", 5)
-    trained = []
-
-    def results(runs, head, keys):
-        found = []
-        for single in runs:
-            trained.append(single)
-            result = vision.run(single)
-            assert head(single) == {key: result[key] for key in head(single)}
-            found.append(records.load_result(records.save_results(single.out, result), *keys))
-        return found
-
-    monkeypatch.setattr(vision, "results_side_by_side", results)
-    return trained
 
 
 def test_the_study_of_networks(one_by_one, monkeypatch, tmp_path, capsys):
@@ -75,7 +60,8 @@ def test_the_study_of_networks(one_by_one, monkeypatch, tmp_path, capsys):
     result = json.loads((tmp_path / "lab3" / "vision-networks-digits.json").read_text())
     assert [(run.network, run.seed) for run in one_by_one] == [("basic", 3), ("basic", 4), ("vit", 3), ("vit", 4)]
     singles = [
-        json.loads((tmp_path / "lab3" / f"vision-basic-digits-50-seed{seed}.json").read_text()) for seed in (3, 4)
+        json.loads((tmp_path / "lab3" / f"vision-digits-train_size50-epochs1-seed{seed}.json").read_text())
+        for seed in (3, 4)
     ]
     model = result["models"]["basic"]
     values = [single["metrics"]["test"]["f1"]["mean"] for single in singles]
@@ -112,5 +98,5 @@ def test_each_family_has_its_step_size():
 @pytest.mark.slow
 def test_digits_are_learnt(tmp_path):
     assert vision.main(["--network", "cbam", "--epochs", "8", "--out", str(tmp_path)]) == 0
-    result = json.loads((tmp_path / "lab3" / "vision-cbam-digits-all-seed0.json").read_text())
+    result = json.loads((tmp_path / "lab3" / "vision-digits-cbam-epochs8-seed0.json").read_text())
     assert result["metrics"]["test"]["accuracy"]["mean"] > 0.95
