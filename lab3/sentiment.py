@@ -33,14 +33,14 @@ from torch import Tensor, nn
 
 import records
 import utils
-from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, check_flags, flag, within
+from command_line import COUNT, NOT_NEGATIVE, PRECISIONS, flag, within
 from common.classification import get_number_trainable_params
-from common.grid import Training, results_side_by_side
 from common.processes import precision_of
 from common.recipes import adamw, cycle
-from lab3 import board, encoders, reviews, sentiment_plots
+from lab3 import board, encoders, reviews, sentiment_plots, study
 from lab3.encoders import SentenceBatches, SentenceClassifier
 from lab3.reviews import CLASSES, DATASETS, Part, Reviews
+from lab3.study import Settings, varied
 
 LINEAR = ("tfidf", "svm")  # methods without a step size
 METHODS = (*LINEAR, "full", "partial", "lora", "random")
@@ -65,9 +65,14 @@ WATCHED = 200  # validation sentences whose accuracy is measured after each epoc
 
 
 @dataclass(frozen=True)
-class Config(Training):
+class Config(Settings):
     """The flags."""
 
+    dataset: str = flag("grammar", "grammar (synthetic) or rotten_tomatoes", choices=DATASETS, metavar="NAME")
+    data_root: str = flag("data", "folder that has the folder rotten_tomatoes")
+    study: str | None = flag(
+        None, "several trainings: rates, methods or labels", choices=("rates", "methods", "labels"), metavar="NAME"
+    )
     method: str = flag(
         "full",
         "tfidf: TF-IDF and logistic regression; svm: frozen features and a linear SVM; full, partial or lora: "
@@ -77,8 +82,6 @@ class Config(Training):
     model: str = flag(
         "", "minilm, tiny, a folder, or a model of the Hugging Face Hub", shown="of grammar tiny, else minilm"
     )
-    dataset: str = flag("grammar", "grammar (synthetic) or rotten_tomatoes", choices=DATASETS, metavar="NAME")
-    data_root: str = flag("data", "folder that has the folder rotten_tomatoes")
     labels: int = flag(0, "training sentences, half of each class", within(0, 1_000_000), shown="all")
     top_layers: int = flag(2, "layers that partial trains", within(1, 1000))
     epochs: int = flag(0, "passes over them", COUNT, shown="3 over all of rotten_tomatoes, 10 of grammar, else more")
@@ -86,26 +89,13 @@ class Config(Training):
     accumulate: int = flag(1, "parts in which a step's sentences are computed, for less memory", COUNT)
     learning_rate: float = flag(0.0, "largest step size of AdamW", NOT_NEGATIVE, shown="by method")
     trainer: bool = flag(False, "train by Hugging Face's Trainer")
-    study: str | None = flag(
-        None, "several trainings: rates, methods or labels", choices=("rates", "methods", "labels"), metavar="NAME"
-    )
-    seed: int = flag(0, "seed of the labels' choice, the weights and the order", SEED)
-    seeds: tuple[int, ...] = flag((0, 1, 2), "those of a study", SEEDS)
     no_test: bool = flag(False, "leave the test sentences alone")
-    device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
     mixed_precision: str = flag("auto", "auto: bf16 where the device computes in it; no; or bf16", choices=PRECISIONS)
-    tensorboard: bool = flag(False, "losses and step size go to OUT/lab3/tensorboard")
-    out: str = flag("runs", "folder for results, plots and checkpoints")
-    resume: bool = flag(False, "go on from results and checkpoints of the same command")
-    overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
-    QUESTION: ClassVar[str] = "lab3"
-    ASIDE: ClassVar[tuple[str, ...]] = (
-        "data_root", "study", "seeds", "no_test", "device", "tensorboard", "out", "resume", "overwrite"
-    )  # fmt: skip
+    SCRIPT: ClassVar[str] = "sentiment"
 
     def __post_init__(self):
-        check_flags(self)
+        super().__post_init__()
         if self.batch_size % self.accumulate:
             raise ValueError(f"--accumulate is {self.accumulate}, but must divide --batch_size {self.batch_size}")
         if self.method == "random" and self.encoder == "tiny":
@@ -135,14 +125,11 @@ class Config(Training):
     @property
     def run_name(self) -> str:
         if self.study:
-            return f"sentiment-{self.study}-{self.dataset}"
+            return super().run_name
         parts = [self.method, *["trainer"] * self.trainer, Path(self.encoder).name, self.dataset]
         parts += [f"top{self.top_layers}"] * (self.method == "partial") + [str(self.labels or "all")]
         parts += [f"rate{self.learning_rate:g}"] if self.learning_rate else []
         return "-".join(["sentiment", *parts, f"seed{self.seed}"])
-
-    def head(self, described: dict) -> dict:
-        return super().head(described) | {"seeds": list(self.seeds) if self.study else [self.seed]}
 
 
 def rates(config: Config) -> dict[str, float]:
@@ -298,38 +285,28 @@ def share_of_commonest(part: Part, train: Part) -> float:
 
 def variants(config: Config) -> dict[str, list[Config]]:
     """What a study trains: for each variant its name, and its configuration with every seed."""
-    plain = replace(config, study=None, seeds=Config.seeds, method="full")
+    plain = replace(config, method="full")
     methods = [name for name in METHODS if name in LINEAR or name in rates(config)]
     if config.study == "rates":
-        plain = replace(plain, labels=config.labels or RATED[config.dataset], seed=config.seeds[0], no_test=True)
-        return {
-            f"{method}, {factor * rate:g}": [replace(plain, method=method, learning_rate=factor * rate)]
-            for method, rate in rates(config).items()
-            for factor in TRIED
-        }
+        plain = replace(plain, labels=config.labels or RATED[config.dataset], seeds=config.seeds[:1], no_test=True)
+        tried = [(method, factor * rate) for method, rate in rates(config).items() for factor in TRIED]
+        return varied(plain, {f"{name}, {rate:g}": {"method": name, "learning_rate": rate} for name, rate in tried})
     if config.study == "methods":
-        found = {name: replace(plain, method=name) for name in methods} | {"trainer": replace(plain, trainer=True)}
-    else:
-        found = {
-            f"{name}, {size or 'all'}": replace(plain, method=name, labels=size)
-            for size in SIZES[config.dataset]
-            for name in methods
-            if name in BY_LABELS
-        }
-    return {name: [replace(each, seed=seed) for seed in config.seeds] for name, each in found.items()}
+        return varied(plain, {name: {"method": name} for name in methods} | {"trainer": {"trainer": True}})
+    sized = [(name, size) for size in SIZES[config.dataset] for name in methods if name in BY_LABELS]
+    return varied(plain, {f"{name}, {size or 'all'}": {"method": name, "labels": size} for name, size in sized})
 
 
 def compare(config: Config, described: dict) -> dict:
     """Train every variant with its seeds, side by side; the body of the study's result."""
-    groups = variants(config)
-    singles = [single for group in groups.values() for single in group]
     keys = ("parameters:dict", "metrics:dict", "training_seconds:number", "baseline:dict", "seconds:number")
-    results = results_side_by_side(singles, lambda single: single.head(described), keys)
-    each = iter(results)
-    trials = {name: [next(each) for _ in group] for name, group in groups.items()}
-    models = {name: summary(group, described["sizes"]["train"]) for name, group in trials.items()}
-    seconds = sum(result["seconds"] for result in results)
-    return {"models": models, "baseline": results[0]["baseline"], "seconds": seconds}
+    trials = study.train_all(variants(config), lambda single: described, keys)
+    results = [trial for group in trials.values() for trial in group]
+    return {
+        "models": {name: summary(group, described["sizes"]["train"]) for name, group in trials.items()},
+        "baseline": results[0]["baseline"],
+        "seconds": sum(result["seconds"] for result in results),
+    }
 
 
 def summary(trials: list[dict], sentences: int) -> dict:
@@ -340,10 +317,7 @@ def summary(trials: list[dict], sentences: int) -> dict:
         "settings": settings | {"labels": settings["labels"] or sentences},
         "seeds": [trial["seeds"][0] for trial in trials],
         "parameters": first["parameters"],
-        "metrics": {
-            part: {"accuracy": records.mean_std([t["metrics"][part]["accuracy"]["mean"] for t in trials])}
-            for part in first["metrics"]
-        },
+        "metrics": study.over_seeds(trials),
         "training_seconds": records.mean_std([trial["training_seconds"] for trial in trials]),
         "peak_memory": max(trial["peak_memory"] or 0 for trial in trials) or None,
         **{key: first[key] for key in ("test_right",) if key in first and len(trials) == 1},

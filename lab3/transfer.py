@@ -35,14 +35,14 @@ from torch import Tensor, nn
 
 import records
 import utils
-from command_line import COUNT, DEVICES, NOT_NEGATIVE, PRECISIONS, SEED, SEEDS, check_flags, flag, within
+from command_line import COUNT, NOT_NEGATIVE, PRECISIONS, flag, within
 from common import cifar, strong
 from common.classification import get_number_trainable_params, majority_baseline, predict
-from common.grid import Training, results_side_by_side
 from common.processes import connect, precision_of
 from common.recipes import adamw, cycle
 from image_data import ImageData
-from lab3 import board, photographs, transfer_plots
+from lab3 import board, photographs, study, transfer_plots
+from lab3.study import Settings, varied
 from lab3.transfer_networks import Staged, contender, imagenet_network, small_network
 
 METHODS = ("frozen", "partial", "full", "scratch")
@@ -81,18 +81,18 @@ RECIPES = {  # those of photographs with the step sizes that --study rates chose
 
 
 @dataclass(frozen=True)
-class Config(Training):
+class Config(Settings):
     """The flags."""
 
     dataset: str = flag(
         "digits", "digits, ants_bees, pneumoniamnist, cifar10_jpeg or cifar10", choices=photographs.DATASETS,
         metavar="NAME",
     )  # fmt: skip
+    study: str | None = flag(None, "several: methods, sizes, domains or rates", choices=STUDIES, metavar="NAME")
     method: str = flag(
         "full", "frozen: features and logistic regression; partial: the last stages; full; or scratch",
         choices=METHODS, metavar="NAME",
     )  # fmt: skip
-    data_root: str = flag("data", "folder of the data")
     download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
     train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
     top_blocks: int = flag(0, "of partial: stages trained, with the head", within(0, 100), shown="2, of digits 1")
@@ -101,25 +101,14 @@ class Config(Training):
     batch_size: int = flag(0, "images per step", within(0, 50_000), shown="16, of small pictures 32 or 64")
     learning_rate: float = flag(0.0, "largest step size of AdamW", NOT_NEGATIVE, shown="by method and data")
     weight_decay: float = flag(0.05, "weight decay", NOT_NEGATIVE)
-    study: str | None = flag(None, "several: methods, sizes, domains or rates", choices=STUDIES, metavar="NAME")
-    seed: int = flag(0, "seed of the training images, the weights and the order", SEED)
-    seeds: tuple[int, ...] = flag((0, 1, 2), "those of a study", SEEDS)
     no_test: bool = flag(False, "leave the test images alone")
-    device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
     # auto would choose bf16 on CPUs that compute in it; there it makes these networks' steps slower
     mixed_precision: str = flag("no", "no; bf16; or auto: bf16 where the device computes in it", choices=PRECISIONS)
-    tensorboard: bool = flag(False, "losses and step size go to OUT/lab3/tensorboard")
-    out: str = flag("runs", "folder for results, plots and checkpoints")
-    resume: bool = flag(False, "go on from the checkpoints of the same command")
-    overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
-    QUESTION: ClassVar[str] = "lab3"
-    ASIDE: ClassVar[tuple[str, ...]] = (
-        "data_root", "download", "study", "seeds", "no_test", "device", "tensorboard", "out", "resume", "overwrite"
-    )  # fmt: skip
+    SCRIPT: ClassVar[str] = "transfer"
 
     def __post_init__(self):
-        check_flags(self)
+        super().__post_init__()
         if self.download and self.dataset != "cifar10":
             raise ValueError(f"--download goes with cifar10, not with {self.dataset}")
         if self.study == "domains" and self.dataset not in cifar.NAMES:
@@ -156,16 +145,12 @@ class Config(Training):
     @property
     def run_name(self) -> str:
         if self.study:
-            return f"transfer-{self.study}-{self.dataset}"
+            return super().run_name
         method = f"partial{self.top}" if self.method == "partial" else self.method
         parts = [method, self.dataset, str(self.train_size or "all")]
-        parts += [f"{self.image_size}px"] * bool(self.image_size) + [f"rate{self.recipe.rate:g}"] * bool(
-            self.learning_rate
-        )
+        parts += [f"{self.image_size}px"] if self.image_size else []
+        parts += [f"rate{self.recipe.rate:g}"] if self.learning_rate else []
         return "-".join(["transfer", *parts, f"seed{self.seed}"])
-
-    def head(self, described: dict) -> dict:
-        return super().head(described) | {"seeds": list(self.seeds) if self.study else [self.seed]}
 
 
 # --- networks ----------------------------------------------------------------------------------------
@@ -304,42 +289,34 @@ def train(config: Config, data: ImageData) -> dict:
 
 def variants(config: Config) -> dict[str, list[Config]]:
     """What a study trains: for each variant its name, and its configuration with every seed."""
-    plain = replace(config, study=None, seeds=Config.seeds, download=False)
     if config.study == "rates":
-        plain = replace(plain, no_test=True, seed=config.seeds[0])
-        return {
-            f"{method}, {rate:g}": [replace(plain, method=method, learning_rate=rate)]
+        changes = {
+            f"{method}, {rate:g}": {"method": method, "learning_rate": rate, "no_test": True}
             for method in METHODS[1:]
             for rate in TRIED
         }
+        return varied(replace(config, seeds=config.seeds[:1]), changes)
     if config.study == "methods":
-        found = {method: replace(plain, method=method) for method in METHODS}
-    elif config.study == "sizes":
-        found = {
-            f"{method}, {size or 'all'}": replace(plain, method=method, train_size=size)
-            for size in SIZES
-            for method in COMPARED
-        }
+        return varied(config, {method: {"method": method} for method in METHODS})
+    if config.study == "sizes":
+        sets = {str(size or "all"): {"train_size": size} for size in SIZES}
     else:
-        found = {}
-        for name, size in DOMAINS:
-            dataset = config.dataset if name == "cifar10" else name
-            for method in COMPARED:
-                each = replace(plain, dataset=dataset, train_size=size, method=method)
-                found[f"{method}, {dataset}, {size or 'all'}"] = each
-    return {name: [replace(each, seed=seed) for seed in config.seeds] for name, each in found.items()}
+        named = [(config.dataset if name == "cifar10" else name, size) for name, size in DOMAINS]
+        sets = {f"{name}, {size or 'all'}": {"dataset": name, "train_size": size} for name, size in named}
+    changes = {f"{method}, {name}": of | {"method": method} for name, of in sets.items() for method in COMPARED}
+    return varied(config, changes)
 
 
 def compare(groups: dict[str, list[Config]], described: Callable[[Config], dict]) -> dict:
     """Train every variant with its seeds, side by side; the body of the study's result."""
-    singles = [single for group in groups.values() for single in group]
     keys = (
         "history:list", "metrics:dict", "parameters:dict", "baseline:dict", "adapting_seconds:number", "seconds:number"
     )  # fmt: skip
-    results = results_side_by_side(singles, lambda single: single.head(described(single)), keys)
-    each = iter(results)
-    models = {name: summary([next(each) for _ in group]) for name, group in groups.items()}
-    return {"models": models, "seconds": sum(result["seconds"] for result in results)}
+    trials = study.train_all(groups, described, keys)
+    return {
+        "models": {name: summary(group) for name, group in trials.items()},
+        "seconds": sum(trial["seconds"] for group in trials.values() for trial in group),
+    }
 
 
 def summary(trials: list[dict]) -> dict:
@@ -351,10 +328,7 @@ def summary(trials: list[dict]) -> dict:
         "seeds": [trial["seeds"][0] for trial in trials],
         "sizes": first["data"]["sizes"],
         "parameters": first["parameters"],
-        "metrics": {
-            part: {"accuracy": records.mean_std([t["metrics"][part]["accuracy"]["mean"] for t in trials])}
-            for part in first["metrics"]
-        },
+        "metrics": study.over_seeds(trials),
         "adapting_seconds": sum(trial["adapting_seconds"] for trial in trials),
         "peak_memory": max((trial["peak_memory"] for trial in trials if trial["peak_memory"]), default=None),
         "baseline": first["baseline"],
@@ -393,15 +367,7 @@ def print_result(result: dict) -> None:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
-    config = command_line.parse(Config, argv, __doc__)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    result = run(config)
-    path = records.save_results(config.out, result)
-    print_result(result)
-    print(f"  {records.cost(records.load_result(path))}")
-    print(path, *transfer_plots.draw([path], Path(config.out) / "plots"), *board.command(config), sep="\n")
-    return 0
+    return study.main(command_line.parse(Config, argv, __doc__), run, print_result, transfer_plots.draw)
 
 
 if __name__ == "__main__":

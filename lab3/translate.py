@@ -22,7 +22,7 @@ import command_line  # first, for Ctrl-C during the others
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -34,14 +34,14 @@ from tqdm import tqdm
 
 import records
 import utils
-from command_line import DEVICES, POSITIVE, PRECISIONS, SEED, SEEDS, SHARE, check_flags, flag, within
+from command_line import POSITIVE, PRECISIONS, SHARE, flag, within
 from common.classification import get_number_trainable_params
-from common.grid import Training, results_side_by_side
 from common.processes import precision_of
 from common.recipes import adamw, cycle
 from common.search import Marks, beam_search, greedy
-from lab3 import board, pairs, translate_plots, translators
+from lab3 import board, pairs, study, translate_plots, translators
 from lab3.pairs import PAD, START, STOP, Corpus, Pairs
+from lab3.study import Settings, varied
 from lab3.translators import LONGEST, POSITIONS, Memory, Translator
 
 MODELS = ("transformer", "lstm")
@@ -65,11 +65,12 @@ def sized(name: str, help: str, check) -> int:
 
 
 @dataclass(frozen=True)
-class Config(Training):
+class Config(Settings):
     """The flags."""
 
     dataset: str = flag("toy", "toy, or multi30k: English to German", choices=("toy", "multi30k"), metavar="NAME")
-    data_root: str = flag("data", "folder of the data")
+    study: str | None = flag(None, "several trainings: models, or positions", choices=STUDIES, metavar="NAME")
+    tensorboard: bool = flag(False, "losses, step size, attention and graph go to OUT/lab3/tensorboard")
     model: str = flag("transformer", "transformer, or lstm: of about as many parameters", choices=MODELS)
     positions: str = flag("rotary", "of the Transformer: sinusoidal, learned or rotary", choices=POSITIONS)
     dim: int = flag(0, "width of the network", within(0, 4096), shown="128, toy 64; of an LSTM 180, toy 70")
@@ -83,23 +84,12 @@ class Config(Training):
     batch_size: int = sized("batch_size", "pairs per step", within(0, 10_000))
     learning_rate: float = flag(2e-3, "largest step size of AdamW", POSITIVE)
     beam: int = flag(5, "sentences that the search keeps", within(1, 100))
-    study: str | None = flag(None, "several trainings: models, or positions", choices=STUDIES, metavar="NAME")
-    seed: int = flag(0, "seed of the weights and the order", SEED)
-    seeds: tuple[int, ...] = flag((0, 1, 2), "those of a study", SEEDS)
-    device: str = flag("auto", "auto, cpu, cuda or mps", choices=DEVICES)
     mixed_precision: str = flag("auto", "auto: bf16 where the device computes in it; no; or bf16", choices=PRECISIONS)
-    tensorboard: bool = flag(False, "losses, step size, attention and graph go to OUT/lab3/tensorboard")
-    out: str = flag("runs", "folder for results, plots and checkpoints")
-    resume: bool = flag(False, "go on from the checkpoints of the same command")
-    overwrite: bool = flag(False, "replace a run of the same name with other settings or data")
 
-    QUESTION: ClassVar[str] = "lab3"
-    ASIDE: ClassVar[tuple[str, ...]] = (
-        "data_root", "study", "seeds", "device", "tensorboard", "out", "resume", "overwrite"
-    )  # fmt: skip
+    SCRIPT: ClassVar[str] = "translate"
 
     def __post_init__(self):
-        check_flags(self)
+        super().__post_init__()
         multiple = 2 if self.model == "lstm" else 2 * self.num_heads
         if self["dim"] % multiple:
             raise ValueError(f"--dim is {self['dim']}, but must be a multiple of {multiple}")
@@ -119,14 +109,8 @@ class Config(Training):
         return super().settings() | {name: self[name] for name in SMALL} | {"mixed_precision": self.precision}
 
     @property
-    def run_name(self) -> str:
-        if self.study:
-            return f"translate-{self.study}-{self.dataset}"
-        kind = self.model if self.model == "lstm" else f"{self.model}-{self.positions}"
-        return f"translate-{self.dataset}-{kind}-seed{self.seed}"
-
-    def head(self, described: dict) -> dict:
-        return super().head(described) | {"seeds": list(self.seeds) if self.study else [self.seed]}
+    def variant(self) -> str:
+        return self.model if self.model == "lstm" else f"{self.model}-{self.positions}"
 
 
 def build(config: Config) -> Translator:
@@ -295,27 +279,20 @@ def attention_maps(model: Translator, tokenizer: Tokenizer, encoded: tuple) -> l
 
 def variants(config: Config) -> dict[str, list[Config]]:
     """What a study trains: for each variant its name, and its configuration with every seed."""
-    plain = replace(config, study=None, seeds=Config.seeds)
-    changes = {
-        "models": {model: {"model": model} for model in MODELS},
-        "positions": {positions: {"positions": positions} for positions in POSITIONS},
-    }[config.study]
-    return {name: [replace(plain, **each, seed=seed) for seed in config.seeds] for name, each in changes.items()}
+    name, values = {"models": ("model", MODELS), "positions": ("positions", POSITIONS)}[config.study]
+    return varied(config, {value: {name: value} for value in values})
 
 
 def compare(config: Config, described: dict) -> dict:
     """Train every variant with every seed, side by side; the body of the study's result."""
-    groups = variants(config)
-    singles = [single for group in groups.values() for single in group]
     keys = ("history:list", "metrics:dict", "by_length:list", "seconds:number", "environment:dict")
-    results = results_side_by_side(singles, lambda single: single.head(described), keys)
-    each = iter(results)
-    models, first = {}, {}
-    for name, group in groups.items():
-        trials = [next(each) for _ in group]
-        models[name] = summary(trials)
-        first[name] = {key: trials[0][key] for key in ("translations", "attention", "signature")}
-    return {"models": models, "first": first, "seconds": sum(result["seconds"] for result in results)}
+    trials = study.train_all(variants(config), lambda single: described, keys)
+    kept = ("translations", "attention", "signature")
+    return {
+        "models": {name: summary(group) for name, group in trials.items()},
+        "first": {name: {key: group[0][key] for key in kept} for name, group in trials.items()},
+        "seconds": sum(trial["seconds"] for group in trials.values() for trial in group),
+    }
 
 
 def summary(trials: list[dict]) -> dict:
@@ -324,10 +301,7 @@ def summary(trials: list[dict]) -> dict:
     return {
         "parameters": first["parameters"],
         "seeds": [trial["seeds"][0] for trial in trials],
-        "metrics": {
-            part: {name: records.mean_std([t["metrics"][part][name]["mean"] for t in trials]) for name in scores}
-            for part, scores in first["metrics"].items()
-        },
+        "metrics": study.over_seeds(trials),
         "by_length": [
             {key: group[key] for key in ("from", "to", "sentences")}
             | {"bleu": records.mean_std([trial["by_length"][place]["bleu"] for trial in trials])}
@@ -369,14 +343,7 @@ def print_result(result: dict) -> None:
 
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
-    config = command_line.parse(Config, argv, __doc__)
-    torch.set_num_threads(1)
-    result = run(config)
-    path = records.save_results(config.out, result)
-    print_result(result)
-    print(f"  {records.cost(records.load_result(path))}")
-    print(path, *translate_plots.draw([path], Path(config.out) / "plots"), *board.command(config), sep="\n")
-    return 0
+    return study.main(command_line.parse(Config, argv, __doc__), run, print_result, translate_plots.draw)
 
 
 if __name__ == "__main__":

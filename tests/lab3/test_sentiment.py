@@ -171,7 +171,7 @@ def one_by_one(small, monkeypatch):
             records.save_results(single.out, found[-1])
         return found
 
-    monkeypatch.setattr(sentiment, "results_side_by_side", results)
+    monkeypatch.setattr("lab3.study.results_side_by_side", results)
     return trained
 
 

@@ -11,7 +11,6 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-import records
 from common import pretrained
 from lab3 import photographs, transfer, transfer_plots
 from lab3.transfer import Config, Recipe
@@ -218,18 +217,8 @@ def test_a_run_of_each_method(little_training, tmp_path, capsys):
 
 
 @pytest.fixture
-def one_by_one(monkeypatch, little_training):
-    """Studies train in this process; what they trained is kept. Their pictures are few, networks small."""
-    trained = []
-
-    def results(runs, head, keys):
-        found = []
-        for single in runs:
-            trained.append(single)
-            result = transfer.run(single)
-            assert head(single) == {key: result[key] for key in head(single)}
-            found.append(records.load_result(records.save_results(single.out, result), *keys))
-        return found
+def one_by_one(monkeypatch, little_training, one_by_one):
+    """Their pictures are few, too, and networks small."""
 
     def pictures(dataset, root, side):
         generator, classes = np.random.default_rng(len(dataset)), 2 if dataset == "pneumoniamnist" else 5
@@ -243,10 +232,9 @@ def one_by_one(monkeypatch, little_training):
         body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
         return Staged([body, nn.Identity()], 4, num_classes, 3, size)
 
-    monkeypatch.setattr(transfer, "results_side_by_side", results)
     monkeypatch.setattr(transfer, "imagenet_network", network)
     monkeypatch.setattr(photographs, "read", pictures)
-    return trained
+    return one_by_one
 
 
 def study(name, tmp_path, *flags):

@@ -114,7 +114,7 @@ def one_by_one(few, monkeypatch):
         paths = [records.save_results(single.out, translate.run(single)) for single in trained]
         return [records.load_result(path, *keys) for path in paths]
 
-    monkeypatch.setattr(translate, "results_side_by_side", results)
+    monkeypatch.setattr("lab3.study.results_side_by_side", results)
     return trained
 
 
