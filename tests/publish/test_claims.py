@@ -84,11 +84,28 @@ def test_photographs_are_counted_in_their_own_way():
 
 def test_every_claim_is_measured_on_every_task():
     found = claims.findings(lambda run: None)
-    assert len(found) == len(claims.CLAIMS) * len(claims.TASKS)
+    assert len(found) == len(claims.CLAIMS) * len(claims.TASKS) + 1  # mixed precision has a task of its own
     commands = {f"`{run.command}`" for run in runs.RUNS}
     assert {finding.measured for finding in found} <= commands
     assert {finding.verdict for finding in found} == {"not run"}
     assert any("labels" in each.measured for each in found if each.claim == "10 to 100 times less data")
+
+
+@pytest.mark.parametrize(
+    ("share", "words", "verdict"),
+    [
+        (0.4, "bfloat16, median of rounds: 2.50 times as fast, gradients 0.3 % off", claims.KEPT),
+        (0.5, "bfloat16, median of rounds: 2.00 times as fast, gradients 0.3 % off", claims.KEPT),
+        (0.8, "bfloat16, median of rounds: 1.25 times as fast, gradients 0.3 % off", claims.REFUTED),
+        (5.0, "float16, median of rounds: 0.50 times as fast, gradients 0.1 % off", claims.REFUTED),
+    ],
+)
+def test_half_the_time_by_sixteen_bits(share, words, verdict):
+    rows = [
+        {"technique": name, "share_of_time": time, "gradients_off_by": off}
+        for name, time, off in (("plain", 1.0, 0.0), ("compiled", 0.1, 0.0), ("bf16", share, 0.003), ("fp16", 2, 0.001))
+    ]
+    assert claims.more_speed(rows) == (words, verdict)
 
 
 def test_a_study_is_asked_for_the_networks_that_it_has():
