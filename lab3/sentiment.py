@@ -44,12 +44,17 @@ from lab3.study import Settings, varied
 
 LINEAR = ("tfidf", "svm")  # methods without a step size
 METHODS = (*LINEAR, "full", "partial", "lora", "random")
-# step sizes around which --study rates looks, at their multiples in TRIED; the tiny encoder's weights are random
-RATES = {
+TRIED = {  # step sizes of --study rates; the tiny encoder's weights are random
+    "tiny": {"full": (5e-4, 1e-3, 2e-3), "partial": (1e-3, 2e-3, 4e-3), "lora": (2e-3, 4e-3, 8e-3)},
+    "pretrained": {
+        "full": (2.5e-5, 5e-5, 1e-4, 2e-4), "partial": (5e-5, 1e-4, 2e-4, 4e-4), "lora": (5e-4, 1e-3, 2e-3),
+        "random": (1e-4, 2e-4, 4e-4),
+    },
+}  # fmt: skip
+RATES = {  # those that it chose
     "tiny": {"full": 1e-3, "partial": 2e-3, "lora": 4e-3},
-    "pretrained": {"full": 1e-4, "partial": 2e-4, "lora": 1e-3, "random": 2e-4},
+    "pretrained": {"full": 5e-5, "partial": 1e-4, "lora": 1e-3, "random": 2e-4},
 }
-TRIED = (0.5, 1, 2)
 RATED = {"grammar": 512, "rotten_tomatoes": 2048}  # labels of that study
 SIZES = {"grammar": (32, 128, 512, 0), "rotten_tomatoes": (32, 128, 512, 2048, 0)}  # labels, of all sentences at last
 EPOCHS = {  # by the least number of labels
@@ -132,9 +137,13 @@ class Config(Settings):
         return "-".join(["sentiment", *parts, f"seed{self.seed}"])
 
 
+def kind_of(config: Config) -> str:
+    return "tiny" if config.encoder == "tiny" else "pretrained"
+
+
 def rates(config: Config) -> dict[str, float]:
     """The step size of each method that trains an encoder."""
-    return RATES["tiny" if config.encoder == "tiny" else "pretrained"]
+    return RATES[kind_of(config)]
 
 
 # --- the methods -------------------------------------------------------------------------------------
@@ -289,7 +298,7 @@ def variants(config: Config) -> dict[str, list[Config]]:
     methods = [name for name in METHODS if name in LINEAR or name in rates(config)]
     if config.study == "rates":
         plain = replace(plain, labels=config.labels or RATED[config.dataset], seeds=config.seeds[:1], no_test=True)
-        tried = [(method, factor * rate) for method, rate in rates(config).items() for factor in TRIED]
+        tried = [(method, rate) for method, grid in TRIED[kind_of(config)].items() for rate in grid]
         return varied(plain, {f"{name}, {rate:g}": {"method": name, "learning_rate": rate} for name, rate in tried})
     if config.study == "methods":
         return varied(plain, {name: {"method": name} for name in methods} | {"trainer": {"trainer": True}})
