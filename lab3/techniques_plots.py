@@ -89,7 +89,7 @@ def plot_rates(result: dict) -> Figure:
 
 @utils.plot_style()
 def plot_stability(result: dict) -> Figure:
-    """Training loss after each epoch of every seed, a panel for each danger; what diverged ends early."""
+    """Training loss after each epoch of every seed, a panel for each danger, with the accuracy on test images at the end."""
     groups: dict[str, dict[str, dict]] = {}
     for name, model in result["models"].items():
         danger, _, remedy = name.partition(", ")
@@ -97,7 +97,7 @@ def plot_stability(result: dict) -> Figure:
     figure = Figure(figsize=(6.4, 2.7))
     for axes, (danger, remedies) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
         for place, (remedy, model) in enumerate(remedies.items()):
-            label = f"{remedy} ({model['diverged']} of {len(model['seeds'])} diverged)"
+            label = f"{remedy}: {outcome(model)}"
             for history in model["history"]:
                 epochs = [record["epoch"] for record in history]
                 losses = [record["train_loss"] for record in history]
@@ -110,6 +110,13 @@ def plot_stability(result: dict) -> Figure:
         axes.legend(fontsize=7)
     figure.suptitle(title(result), fontsize=9)
     return figure
+
+
+def outcome(model: dict) -> str:
+    """The test accuracy where no seed diverged, or how many did."""
+    if model["diverged"]:
+        return f"{model['diverged']} of {len(model['seeds'])} diverged"
+    return f"{records.spread(model['metrics']['test']['accuracy'], 100)} %"
 
 
 draw = partial(drawing.draw, plots)

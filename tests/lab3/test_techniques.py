@@ -231,7 +231,8 @@ def test_what_diverges_is_counted(few, monkeypatch, tmp_path, capsys):
     assert learnt["diverged"] == 0
     assert "2 of 2 diverged" in capsys.readouterr().out
     labels = [text.get_text() for text in techniques_plots.plot_stability(result).axes[0].get_legend().get_texts()]
-    assert labels == ["plain (2 of 2 diverged)", "none (0 of 2 diverged)"]
+    accuracy = records.spread(learnt["metrics"]["test"]["accuracy"], 100)
+    assert labels == ["plain: 2 of 2 diverged", f"none: {accuracy} %"]
 
 
 def test_the_best_epoch_is_kept(monkeypatch):
