@@ -89,7 +89,7 @@ def plot_rates(result: dict) -> Figure:
 
 @utils.plot_style()
 def plot_stability(result: dict) -> Figure:
-    """Training loss after each epoch of every seed, a panel for each danger, with the accuracy on test images at the end."""
+    """Training loss after each epoch of every seed, a panel for each danger, with the test accuracy at the end."""
     groups: dict[str, dict[str, dict]] = {}
     for name, model in result["models"].items():
         danger, _, remedy = name.partition(", ")

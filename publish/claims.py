@@ -156,6 +156,16 @@ def ranking(metrics: dict[str, dict]) -> str:
     return f"Most accurate on average: {first}, but the seeds do not resolve its lead of {size} over {second}"
 
 
+def gains(metrics: dict[str, dict], base: str) -> str:
+    """Which of several accuracies are above or below that of a base, as far as the seeds tell."""
+    differences = {name: 100 * resolved(metric, metrics[base]) for name, metric in metrics.items() if name != base}
+    ordered = sorted(differences.items(), key=lambda item: -item[1])
+    better = ", ".join(f"{name} ({gain:+.1f} points)" for name, gain in ordered if gain > 0) or "none"
+    worse = ", ".join(f"{name} ({gain:+.1f})" for name, gain in ordered[::-1] if gain < 0) or "none"
+    same = sum(gain == 0 for _, gain in ordered)
+    return f"More accurate than {base}: {better}. Less: {worse}. Not told apart from it by the seeds: {same}."
+
+
 def better_translator(result: dict) -> str:
     """Which of two translators has more BLEU: by the seeds, or by the bootstrap intervals of one seed each."""
     (name, model), (other, against) = result["models"].items()

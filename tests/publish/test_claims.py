@@ -128,6 +128,18 @@ def test_who_leads_and_whether_the_seeds_tell():
     assert claims.ranking(metrics) == "Most accurate: b, 5.0 points ahead of c, with one seed each"
 
 
+def test_what_gains_on_a_base():
+    metrics = {
+        "the base": mean_std([0.49, 0.51]), "mixup": mean_std([0.54, 0.56]), "moved": mean_std([0.6, 0.62]),
+        "dropout": mean_std([0.51, 0.53]), "none": mean_std([0.44, 0.46]),
+    }  # fmt: skip
+    # a standard error of each difference of 1.41 points
+    assert claims.gains(metrics, "the base") == (
+        "More accurate than the base: moved (+11.0 points), mixup (+5.0 points). Less: none (-5.0). "
+        "Not told apart from it by the seeds: 1."
+    )
+
+
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
