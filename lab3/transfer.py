@@ -48,7 +48,7 @@ from lab3.transfer_networks import Staged, contender, imagenet_network, small_ne
 METHODS = ("frozen", "partial", "full", "scratch")
 STUDIES = ("methods", "sizes", "domains", "rates")
 SIZES = (10, 20, 50, 0)  # training images of the study of sizes; 0 are all
-DOMAINS = (("pneumoniamnist", 0), ("cifar10", 2000), ("cifar10", 5000))  # sets and their training images
+DOMAINS = (("pneumoniamnist", 0), ("cifar10", 500), ("cifar10", 2000))  # sets and their training images
 COMPARED = ("frozen", "full", "scratch")  # in the studies of sizes and of domains
 TRIED = (1e-4, 3e-4, 1e-3, 3e-3)  # step sizes
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # the inverse of logistic regression's penalty
@@ -67,7 +67,7 @@ class Recipe(NamedTuple):
     rate: float
 
 
-RECIPES = {  # those of photographs with the step sizes that --study rates chose
+RECIPES = {  # those of photographs and small pictures with the step sizes that --study rates chose
     "digits": {
         "partial": Recipe(10, 600, 16, 1e-3), "full": Recipe(10, 600, 16, 1e-3), "scratch": Recipe(20, 600, 16, 3e-3)
     },
