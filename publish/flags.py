@@ -68,6 +68,7 @@ FOLDERS = (
     "assignments/hw4",
     "lab3",
     "common",
+    "common/speech",
     "synthetic",
     "demo",
     "publish",
