@@ -1,0 +1,141 @@
+"""The two towers: their loss and scores against loops, what padding and splits must not do, and a training."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.speech.data import Part
+from common.speech.text import encode
+from lab3 import retrieval, towers
+from lab3.two_towers import Config
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def part_of(transcripts, frame_counts, mel_bins=8):
+    """Clips of noise; clip i is called C<i>."""
+    stops = np.cumsum(frame_counts).tolist()
+    store = np.random.default_rng(0).normal(size=(stops[-1], mel_bins)).astype(np.float16)
+    ids = tuple(f"C{index}" for index in range(len(transcripts)))
+    spans = tuple(zip([0, *stops], stops, strict=False))
+    return Part(ids, tuple(map(Path, ids)), tuple(transcripts), tuple(map(encode, transcripts)), spans, store)
+
+
+def small(mel_bins=8):
+    return towers.TwoTowers(mel_bins, dim=16, num_layers=1, num_heads=2, dropout=0.1, outputs=12)
+
+
+# --- the loss ----------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_what_its_definition_says():
+    logits = 3 * torch.randn(5, 5, dtype=torch.float64)
+    expected = []
+    for i in range(5):
+        row = -math.log(math.exp(logits[i, i]) / sum(math.exp(logits[i, j]) for j in range(5)))
+        column = -math.log(math.exp(logits[i, i]) / sum(math.exp(logits[j, i]) for j in range(5)))
+        expected.append((row + column) / 2)
+    found = towers.contrastive_losses(logits)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(towers.contrastive_losses(logits.T), found, rtol=1e-12, atol=0)  # neither side is first
+    assert torch.autograd.gradcheck(towers.contrastive_losses, logits.requires_grad_())
+
+
+def test_logits_are_cosines_by_a_learnt_temperature():
+    model, part = small().eval(), part_of(["one", "a second", "third, and last"], [30, 21, 40])
+    features, lengths, tokens, _ = part.batch(np.arange(3))
+    cosines = model(features, lengths, tokens) / model.scale()
+    speech, text = model.speech(features, lengths), model.text(tokens)
+    torch.testing.assert_close(cosines, torch.cosine_similarity(speech[:, None], text[None], dim=-1))
+    model(features, lengths, tokens).trace().backward()
+    assert model.log_scale.grad != 0
+    with torch.no_grad():
+        model.log_scale.fill_(50)
+    assert model.scale() == 100
+
+
+@pytest.mark.parametrize("frames", range(21, 30))
+def test_padding_changes_nothing(frames):
+    """Alone or beside a longer one, a clip and a text have the same vector, and their batch mates no gradient."""
+    model, part = small().eval(), part_of(["short", "a good deal longer"], [frames, 57])
+    features, lengths, tokens, token_lengths = part.batch(np.arange(2))
+    features[0, frames:] = 7.0  # what stands there must not matter
+    alone = model.speech(features[:1, :frames], lengths[:1])
+    torch.testing.assert_close(model.speech(features, lengths)[:1], alone, rtol=1e-4, atol=1e-5)
+    alone = model.text(tokens[:1, : token_lengths[0]])
+    torch.testing.assert_close(model.text(tokens)[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+# --- scores ------------------------------------------------------------------------------------------
+
+
+def test_recall_by_hand():
+    scores = torch.tensor([[3.0, 2, 1, 0], [3, 2, 1, 0], [3, 2, 1, 0], [5, 5, 5, 0]])
+    own = torch.tensor([0, 1, 3, 2])  # places 1, 2 and 4, and one of the first three
+    assert retrieval.recall(scores, own, 1) == pytest.approx((1 + 0 + 0 + 1 / 3) / 4)
+    assert retrieval.recall(scores, own, 2) == pytest.approx((1 + 1 + 0 + 2 / 3) / 4)
+    assert retrieval.recall(scores, own, 4) == 1
+
+
+def test_ties_are_broken_as_if_at_random():
+    """On average over many orders of the candidates, what sorting finds."""
+    scores, own = torch.randint(4, (30, 12)).double(), torch.randint(12, (30,))
+    found = []
+    for _ in range(2000):
+        shaken = scores + 0.5 * torch.rand(scores.shape)
+        places = (shaken > shaken.gather(1, own[:, None])).sum(1)
+        found.append((places < 3).double().mean())
+    assert retrieval.recall(scores, own, 3) == pytest.approx(np.mean(found), abs=0.01)
+
+
+def test_both_directions_and_chance():
+    part = part_of(["a", "bb", "ccc"], [10, 20, 30])
+    similarity = torch.tensor([[3.0, 0, 0], [2, 1, 0], [0, 0, 5]])  # clip 1 takes text 0; text 1 still finds its clip
+    found = retrieval.scores(similarity, part)
+    assert found["to_text_1"] == pytest.approx(2 / 3)
+    assert found["to_speech_1"] == 1
+    guessed = [retrieval.scores(torch.zeros(3, 3), part), retrieval.chance(3)]
+    assert guessed[0] == pytest.approx(guessed[1])
+
+
+def test_candidates_of_nearly_one_length(monkeypatch):
+    monkeypatch.setattr(retrieval, "CLOSE", 3)
+    near = retrieval.of_nearly_one_length(np.array([10, 50, 11, 12, 49, 90]))
+    assert near[:, 0].tolist() == list(range(6))
+    assert [set(row) for row in near.tolist()] == [{0, 2, 3}, {1, 4, 3}, {2, 0, 3}, {3, 2, 0}, {4, 1, 3}, {5, 1, 4}]
+
+
+def test_lengths_alone_find_texts_of_different_lengths():
+    texts = ["a" * count for count in (5, 9, 14, 30)]
+    train = part_of(["b" * count for count in (10, 20)], [50, 90])  # 4 frames a character, and 10
+    part = part_of(texts, [4 * len(text) + 10 for text in texts])
+    expected = [[-abs(len(clip) - len(text)) for text in texts] for clip in texts]
+    torch.testing.assert_close(retrieval.by_length(train, part), torch.tensor(expected).double(), atol=1e-9, rtol=0)
+
+
+def test_a_text_leads_to_one_clip_and_stays_out_of_training():
+    train = part_of(["a", "b", "a", "c", "d"], [10] * 5)
+    held_out = part_of(["c", "x"], [10] * 2)
+    assert retrieval.distinct(train).ids == ("C0", "C1", "C3", "C4")
+    kept = retrieval.distinct(train, (held_out,))
+    assert kept.transcripts == ("a", "b", "d")
+    assert [kept.tokens[2], kept.spans[2]] == [train.tokens[4], train.spans[4]]
+
+
+# --- the script --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [({"dim": 20}, "multiple of 8"), ({"go_on": True}, "with --dataset revoiced"),
+     ({"study": "corpora"}, "with --dataset revoiced")],
+)  # fmt: skip
+def test_what_does_not_go_together(flags, words):
+    with pytest.raises(ValueError, match=words):
+        Config(**flags)
