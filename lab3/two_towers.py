@@ -1,7 +1,7 @@
 """Which text goes with which clip? Two towers learn a space in which speech and what is said in it lie close (CLIP).
 
 python lab3/two_towers.py                                          invented sentences, spoken here (synthetic)
-python lab3/two_towers.py --study negatives                        batches of any clips, and of clips of one length
+python lab3/two_towers.py --study choices                          attention or none, and which clips a batch holds
 python lab3/two_towers.py --dataset revoiced --go_on --data_root DATA      then the recorded clips of LJ Speech
 python lab3/two_towers.py --dataset revoiced --study corpora --data_root DATA
 
@@ -48,7 +48,7 @@ SPOKEN = 1000  # sentences of the embedded corpus, 71 % of them to train on
 NUM_HEADS = 4
 OUTPUTS = 128  # dimensions in which speech and text are compared
 NEGATIVES = ("any", "similar")
-STUDIES = ("negatives", "corpora")
+STUDIES = ("choices", "corpora")
 RECORDED_EPOCHS = 100  # of the recorded clips alone, which are few
 TUNING_RATE = 5e-4  # largest step size where training goes on
 ROWS = 64  # clips that are embedded at once
@@ -62,16 +62,16 @@ class Config(Settings):
         "spoken", "spoken: invented sentences; revoiced: LJ Speech's, both synthesised; or ljspeech, recorded",
         choices=tuple(FOLDERS), metavar="NAME",
     )  # fmt: skip
-    study: str | None = flag(None, "several: negatives or corpora", choices=STUDIES, metavar="NAME")
+    study: str | None = flag(None, "several: choices or corpora", choices=STUDIES, metavar="NAME")
     go_on: bool = flag(False, "after revoiced, go on with the recorded clips")
     clips: int = flag(0, "training clips", within(0, 100_000), shown="all")
-    negatives: str = flag("similar", "clips of a batch: any, or similar in length", choices=NEGATIVES)
+    negatives: str = flag("any", "clips of a batch: any, or similar in length", choices=NEGATIVES)
     dim: int = flag(96, "width of both towers", within(4, 4096))
-    num_layers: int = flag(1, "layers of each", within(0, 100))
-    dropout: float = flag(0.1, "probability of dropping a feature", SHARE)
-    epochs: int = flag(20, "passes over the training clips", COUNT)
+    num_layers: int = flag(0, "Transformer layers of each", within(0, 100))
+    dropout: float = flag(0.0, "probability of dropping a feature", SHARE)
+    epochs: int = flag(12, "passes over the training clips", COUNT)
     batch_size: int = flag(64, "clips per step, each with its text", within(2, 10_000))
-    learning_rate: float = flag(2e-3, "largest step size of AdamW", POSITIVE)
+    learning_rate: float = flag(3e-3, "largest step size of AdamW", POSITIVE)
     weight_decay: float = flag(0.05, "weight decay", NOT_NEGATIVE)
 
     SCRIPT: ClassVar[str] = "two_towers"
@@ -202,13 +202,18 @@ def baselines(corpora: dict[str, Corpus]) -> dict[str, dict]:
 
 # --- studies -----------------------------------------------------------------------------------------
 
+CHOICES: dict[str, dict] = {
+    "no attention": {"num_layers": 0},
+    "a layer of attention": {"num_layers": 1},
+    "batches of similar lengths": {"num_layers": 0, "negatives": "similar"},
+}
+
 
 def variants(config: Config) -> dict[str, list[Config]]:
     """What a study trains: for each variant its name, and its configuration with every seed."""
-    if config.study == "negatives":
-        return varied(config, {f"batches of {words} clips": {"negatives": words} for words in NEGATIVES})
     recorded = {"dataset": "ljspeech", "epochs": RECORDED_EPOCHS}
-    return varied(config, {"re-voiced": {"go_on": True}, "recorded": recorded})
+    changes = {"choices": CHOICES, "corpora": {"re-voiced": {"go_on": True}, "recorded": recorded}}
+    return varied(config, changes[config.study])
 
 
 def compare(config: Config) -> dict:

@@ -20,6 +20,7 @@ NAMES = {
 WAYS = {"to_text": "speech finds its text", "to_speech": "text finds its speech"}
 KEYS = ("config.dataset:text", "baselines.*.candidates:number", "baselines.*.length.to_text_1:number")
 TRIAL_KEYS = ("history.*.recall:number", "metrics.*.to_text_1.mean:number")
+SCORES = {"1": "first", "5": "among 5", "10": "among 10", "close": "first of 20 of nearly one length"}
 STUDY_KEYS = ("models.*.settings.dataset:text", "models.*.metrics.*.to_text_1.mean:number")
 
 
@@ -80,21 +81,19 @@ def plot_recall(result: dict) -> Figure:
     heights = [len(part) + 1 for part in parts.values()]
     panels = figure.subplots(len(parts), 2, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})
     for (part, found), row in zip(parts.items(), panels, strict=True):
-        for axes, (way, words) in zip(row, WAYS.items(), strict=True):
+        for axes, way in zip(row, WAYS, strict=True):
             for place, (score, label) in enumerate(SCORES.items()):
                 each = [scores[f"{way}_{score}"] for scores in found.values()]
                 means, deviations = ([100 * (metric[of] or 0) for metric in each] for of in ("mean", "std"))
-                style = {"fmt": "osD^"[place], "color": utils.COLOURS[place], "ms": 4, "capsize": 2, "label": label}
+                style = {"fmt": "osDx"[place], "color": utils.COLOURS[place], "ms": 4, "capsize": 2, "label": label}
                 axes.errorbar(means, range(len(found)), xerr=deviations, **style)
             axes.set_yticks(range(len(found)), found if axes is row[0] else [])
-            axes.set(ylim=(len(found) - 0.5, -0.5), xlim=(-2, 102), title=words if row is panels[0] else "")
-        row[0].annotate(part_in_words(result, part), (0, 1), (-60, 16), "axes fraction", "axes fraction")
-    for axes in panels[-1]:
-        axes.set(xlabel="share (%)")
+            axes.set(ylim=(len(found) - 0.5, -0.5), xlim=(-2, 102))
+        row[0].set_title(part_in_words(result, part), loc="left", fontsize=8)
+    for axes, words in zip(panels[-1], WAYS.values(), strict=True):
+        axes.set(xlabel=f"{words} (%)")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
     return figure
 
-
-SCORES = {"1": "first", "5": "among 5", "10": "among 10", "close": "first of 20 of nearly one length"}
 
 draw = partial(drawing.draw, plots)

@@ -1,15 +1,17 @@
 """The two towers: their loss and scores against loops, what padding and splits must not do, and a training."""
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from common.speech.data import Part
 from common.speech.text import encode
-from lab3 import retrieval, towers
+from lab3 import retrieval, towers, two_towers, two_towers_plots
 from lab3.two_towers import Config
 
 
@@ -139,3 +141,55 @@ def test_a_text_leads_to_one_clip_and_stays_out_of_training():
 def test_what_does_not_go_together(flags, words):
     with pytest.raises(ValueError, match=words):
         Config(**flags)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Sentences of the embedded corpus that are spoken in a moment."""
+    monkeypatch.setattr(two_towers, "SPOKEN", 60)
+
+
+def test_a_run(few, tmp_path, capsys):
+    flags = ("--epochs", "2", "--dim", "16", "--batch_size", "8", "--out", str(tmp_path))
+    assert two_towers.main(flags) == 0
+    (path,) = (tmp_path / "lab3").glob("two_towers-*.json")
+    result = json.loads(path.read_text())
+    assert result["data"]["source"] == "synthetic"
+    count = result["data"]["sizes"]["test"]
+    assert result["baselines"]["test"]["candidates"] == count <= 11
+    assert result["baselines"]["test"]["chance"]["to_text_5"] == 5 / count
+    assert "(synthetic)" in capsys.readouterr().out
+    assert len(list((tmp_path / "plots" / "lab3").glob("*.png"))) == 2
+    corpora = two_towers.load_all(Config(out=str(tmp_path)))
+    texts = [set(getattr(corpora["test"], part).transcripts) for part in ("train", "validation", "test")]
+    assert sum(map(len, texts)) == len(set.union(*texts))  # none in two parts
+
+
+def write_noise(root, count):
+    """A corpus of clips of noise, each with a text of its own, which a larger corpus has in another place."""
+    (root / "wavs").mkdir(parents=True)
+    for index in range(count):
+        noise = np.random.default_rng(index).normal(size=4000 + 200 * index)
+        soundfile.write(root / "wavs" / f"C{index:03}.wav", 0.1 * noise, 16000)
+    rows = [f"C{index:03}|raw|{'ab' * (1 + (7 * index) % count)}" for index in range(count)]
+    (root / "metadata.csv").write_text("\n".join(rows))
+
+
+def test_recorded_clips_after_revoiced_ones(tmp_path, one_by_one, monkeypatch):
+    """Two small corpora that share texts: what is held out in one is trained on in neither."""
+    for name, count in (("revoiced", 60), ("LJSpeech-1.1", 30)):
+        write_noise(tmp_path / name, count)
+    monkeypatch.setattr(two_towers, "RECORDED_EPOCHS", 1)
+    flags = ("--dataset", "revoiced", "--study", "corpora", "--epochs", "1", "--dim", "16", "--seeds", "3")
+    assert two_towers.main((*flags, "--data_root", str(tmp_path), "--out", str(tmp_path))) == 0
+    result = json.loads((tmp_path / "lab3" / "two_towers-corpora-revoiced.json").read_text())
+    both = result["models"]["re-voiced"]["metrics"]
+    assert both.keys() == {"validation", "test", "recorded", "test_tuned", "recorded_tuned"}
+    assert result["models"]["recorded"]["metrics"].keys() == {"validation", "test"}
+    methods = two_towers_plots.methods(result)
+    assert list(methods["test"]) == ["chance", "length alone", "re-voiced", "re-voiced, then recorded"]
+    assert list(methods["recorded"]) == [*methods["test"], "recorded"]
+    corpora = two_towers.load_all(Config(dataset="revoiced", go_on=True, data_root=str(tmp_path), out=str(tmp_path)))
+    for corpus in corpora.values():
+        for other in corpora.values():
+            assert not set(corpus.train.transcripts) & set(other.test.transcripts + other.validation.transcripts)
