@@ -26,7 +26,10 @@ def padding_mask(lengths: Tensor, longest: int) -> Tensor:
 
 
 class Reader(nn.Module):
-    """A Transformer's encoder over positions (B, n, D), their mean, and its direction in the space of both towers."""
+    """Layers of a Transformer, or none, over positions (B, n, D), their mean, and its direction in the common space.
+
+    Without layers a tower is a bag of sounds, or of letters. With them it starts as one: they change nothing at first.
+    """
 
     def __init__(self, dim: int, num_layers: int, num_heads: int, dropout: float, outputs: int):
         super().__init__()
@@ -34,9 +37,10 @@ class Reader(nn.Module):
             Layer(dim, num_heads, 2 * dim, dropout, rotary=False, crosses=False) for _ in range(num_layers)
         )
         self.norm, self.project = nn.LayerNorm(dim), nn.Linear(dim, outputs, bias=False)
-        for layer in self.layers:  # which change nothing at first: a mean of what convolutions see is learnt soonest
+        for layer in self.layers:
             for last in (layer.self_attention.output, layer.mlp[-1]):
                 nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """Vectors (B, E) of length one; `padding` (B, n) counts for nothing."""

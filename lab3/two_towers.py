@@ -211,9 +211,12 @@ CHOICES: dict[str, dict] = {
 
 def variants(config: Config) -> dict[str, list[Config]]:
     """What a study trains: for each variant its name, and its configuration with every seed."""
-    recorded = {"dataset": "ljspeech", "epochs": RECORDED_EPOCHS}
-    changes = {"choices": CHOICES, "corpora": {"re-voiced": {"go_on": True}, "recorded": recorded}}
-    return varied(config, changes[config.study])
+    corpora = {
+        "re-voiced": {"go_on": True},
+        "re-voiced, attention": {"go_on": True, "num_layers": 1},
+        "recorded": {"dataset": "ljspeech", "epochs": RECORDED_EPOCHS},
+    }
+    return varied(config, {"choices": CHOICES, "corpora": corpora}[config.study])
 
 
 def compare(config: Config) -> dict:

@@ -30,7 +30,21 @@ def part_of(transcripts, frame_counts, mel_bins=8):
 
 
 def small(mel_bins=8):
-    return towers.TwoTowers(mel_bins, dim=16, num_layers=1, num_heads=2, dropout=0.1, outputs=12)
+    """Towers whose attention does something, as it does not at first."""
+    model = towers.TwoTowers(mel_bins, dim=16, num_layers=1, num_heads=2, dropout=0.1, outputs=12)
+    for reader in (model.speech.reader, model.text.reader):
+        for layer in reader.layers:
+            torch.nn.init.normal_(layer.self_attention.output.weight)
+            torch.nn.init.normal_(layer.mlp[-1].weight)
+    return model
+
+
+def test_without_layers_or_before_they_learn_a_tower_is_a_bag():
+    readers = [towers.Reader(16, layers, num_heads=2, dropout=0.0, outputs=12) for layers in (0, 1)]
+    readers[1].project.load_state_dict(readers[0].project.state_dict())
+    x, padding = torch.randn(2, 5, 16), torch.zeros(2, 5, dtype=torch.bool)
+    torch.testing.assert_close(readers[0](x, padding), readers[1](x, padding))
+    torch.testing.assert_close(readers[0](x, padding), readers[0](x.flip(1), padding))
 
 
 # --- the loss ----------------------------------------------------------------------------------------
@@ -165,6 +179,15 @@ def test_a_run(few, tmp_path, capsys):
     assert sum(map(len, texts)) == len(set.union(*texts))  # none in two parts
 
 
+@pytest.mark.slow
+def test_content_is_learnt(tmp_path):
+    """What the lengths alone find is well surpassed, also among candidates of nearly one length."""
+    result = two_towers.run(Config(out=str(tmp_path)))
+    length, found = result["baselines"]["test"]["length"], result["metrics"]["test"]
+    for score in ("to_text_1", "to_speech_1", "to_text_close", "to_speech_close"):
+        assert found[score]["mean"] > 2 * length[score]
+
+
 def write_noise(root, count):
     """A corpus of clips of noise, each with a text of its own, which a larger corpus has in another place."""
     (root / "wavs").mkdir(parents=True)
@@ -187,7 +210,8 @@ def test_recorded_clips_after_revoiced_ones(tmp_path, one_by_one, monkeypatch):
     assert both.keys() == {"validation", "test", "recorded", "test_tuned", "recorded_tuned"}
     assert result["models"]["recorded"]["metrics"].keys() == {"validation", "test"}
     methods = two_towers_plots.methods(result)
-    assert list(methods["test"]) == ["chance", "length alone", "re-voiced", "re-voiced, then recorded"]
+    trained = [f"re-voiced{attention}{then}" for attention in ("", ", attention") for then in ("", ", then recorded")]
+    assert list(methods["test"]) == ["chance", "length alone", *trained]
     assert list(methods["recorded"]) == [*methods["test"], "recorded"]
     corpora = two_towers.load_all(Config(dataset="revoiced", go_on=True, data_root=str(tmp_path), out=str(tmp_path)))
     for corpus in corpora.values():
