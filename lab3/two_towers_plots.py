@@ -13,8 +13,8 @@ import utils
 from lab3 import drawing
 
 NAMES = {
-    "spoken": "invented sentences, spoken by espeak-ng (synthetic)",
-    "revoiced": "LJ Speech's sentences, spoken by espeak-ng (synthetic)",
+    "spoken": "invented sentences, synthetic speech",
+    "revoiced": "LJ Speech's sentences, synthetic speech",
     "ljspeech": "LJ Speech, recorded (real)",
 }
 WAYS = {"to_text": "speech finds its text", "to_speech": "text finds its speech"}
@@ -87,7 +87,7 @@ def plot_recall(result: dict) -> Figure:
                 means, deviations = ([100 * (metric[of] or 0) for metric in each] for of in ("mean", "std"))
                 style = {"fmt": "osDx"[place], "color": utils.COLOURS[place], "ms": 4, "capsize": 2, "label": label}
                 axes.errorbar(means, range(len(found)), xerr=deviations, **style)
-            axes.set_yticks(range(len(found)), found if axes is row[0] else [])
+            axes.set_yticks(range(len(found)), found if axes is row[0] else [], fontsize=8)
             axes.set(ylim=(len(found) - 0.5, -0.5), xlim=(-2, 102))
         row[0].set_title(part_in_words(result, part), loc="left", fontsize=8)
     for axes, words in zip(panels[-1], WAYS.values(), strict=True):

@@ -172,7 +172,7 @@ def test_a_run(few, tmp_path, capsys):
     count = result["data"]["sizes"]["test"]
     assert result["baselines"]["test"]["candidates"] == count <= 11
     assert result["baselines"]["test"]["chance"]["to_text_5"] == 5 / count
-    assert "(synthetic)" in capsys.readouterr().out
+    assert "synthetic" in capsys.readouterr().out
     assert len(list((tmp_path / "plots" / "lab3").glob("*.png"))) == 2
     corpora = two_towers.load_all(Config(out=str(tmp_path)))
     texts = [set(getattr(corpora["test"], part).transcripts) for part in ("train", "validation", "test")]
