@@ -52,7 +52,7 @@ test: .venv/installed-dev ## the tests that take seconds
 	$(FAST_TESTS)
 
 test-q1: ## only those of Question 1; likewise test-q2, test-q3, test-deep_features, test-assignments
-test-q3: TESTS := tests/asr
+test-q3: TESTS := tests/asr tests/common/speech
 test-%: .venv/installed-dev
 	$(FAST_TESTS) $(or $(TESTS),tests/$*)
 

@@ -55,8 +55,8 @@ def run_train(config: Config) -> None:
 def run_evaluate(config: Evaluation) -> None:
     from asr import train
     from asr.checkpoint import load_model
-    from asr.data import load_corpus
     from asr.generate import ctc_greedy, search
+    from common.speech.data import load_corpus
 
     model, features = load_model(config.checkpoint)
     corpus = load_corpus(config.data, features, config.cache)

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asr.audio import Features
 from asr.model import SpeechRecognizer
 from common.saved_models import check_like, load_network, write_weights
+from common.speech.audio import Features
 
 WIDEST = 10_000  # hidden_dim of a checkpoint: more than any has
 EXAMPLE = {

@@ -6,13 +6,11 @@ Light, so that a mistake is reported before PyTorch is imported.
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import records
-from asr.text import MAX_TOKENS
 from command_line import (
     COUNT,
     DEVICES,
@@ -26,14 +24,10 @@ from command_line import (
     flag,
     within,
 )
+from common.speech.defaults import HOP_MS, corpus_name
+from common.speech.text import MAX_TOKENS
 
 SHIPPED = records.ROOT / "checkpoints" / "ljspeech-345-tuned-lstm.safetensors"
-HOP_MS = 16.0  # milliseconds between frames of a spectrogram
-
-
-def corpus_name(root: str | Path) -> str:
-    """The name of its folder, also where that is given as `.` or by way of `..`."""
-    return Path(os.path.abspath(root)).name  # noqa: PTH100, resolve() would follow links
 
 
 def corpus_flag() -> Any:

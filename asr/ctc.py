@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.text import EMPTY, START, STOP
+from common.speech.text import EMPTY, START, STOP
 
 
 class CTCPrefixes:

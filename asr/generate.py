@@ -16,7 +16,7 @@ from torch import Tensor
 import common.search
 from asr.ctc import CTCPrefixes
 from asr.model import Memory, SpeechRecognizer
-from asr.text import EMPTY, MAX_TOKENS, START, STOP
+from common.speech.text import EMPTY, MAX_TOKENS, START, STOP
 
 MARKS = common.search.Marks(START, STOP)
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asr.text import MAX_TOKENS, VOCABULARY
 from attention import Block, MultiHeadAttention, SubBlock, sinusoidal_positions
+from common.speech.text import MAX_TOKENS, VOCABULARY
 
 
 class Memory(NamedTuple):

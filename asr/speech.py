@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from asr.audio import SAMPLE_RATE, SILENCE
+from common.speech.audio import SAMPLE_RATE, SILENCE
 
 # --- faults of a recording ---------------------------------------------------------------------------
 

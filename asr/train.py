@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 import records
 import utils
-from asr.audio import Features
 from asr.checkpoint import load_model, save_model
 from asr.config import Config
-from asr.data import Batch, Corpus, Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus
 from asr.generate import greedy
 from asr.metrics import score
 from asr.model import SpeechRecognizer, padding_mask
 from asr.optimizer import Muon
-from asr.text import EMPTY, UNKNOWN, VOCABULARY, decode
+from common.speech.audio import Features
+from common.speech.data import Batch, Corpus, Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus
+from common.speech.text import EMPTY, UNKNOWN, VOCABULARY, decode
 
 VALIDATION_CLIPS = 64  # that each epoch is scored on
 TRAINING_CLIPS = 256  # whose plain loss each epoch reports, to set it beside that of the validation clips

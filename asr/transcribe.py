@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from asr.audio import Features, log_mel, resample
 from asr.generate import search
 from asr.model import SpeechRecognizer
-from asr.sound_files import read_sound
 from asr.speech import spans_to_keep, without_faults
-from asr.text import decode
+from common.speech.audio import Features, log_mel, resample
+from common.speech.sound_files import read_sound
+from common.speech.text import decode
 
 SUFFIXES = (
     ".wav",

@@ -22,10 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import records
-from asr.audio import Features
 from asr.checkpoint import load_model
 from asr.config import checkpoint_flag
-from asr.data import load_corpus
 from asr.generate import ctc_greedy
 from asr.model import Encoder
 from asr.train import score_part
@@ -33,6 +31,8 @@ from assignments.hw4 import look_ahead_plots
 from assignments.hw4.constructions import visible
 from attention import MultiHeadAttention
 from command_line import Check, check_flags, flag
+from common.speech.audio import Features
+from common.speech.data import load_corpus
 
 LOOK_AHEADS = (0, 1, 2, 4, 8, 16, 32)  # positions, in each block
 CONVOLUTIONS_AHEAD = 2  # frames that the encoder's two convolutions of kernel 3 look ahead of a position's own

@@ -24,13 +24,13 @@ import torch
 from tqdm import tqdm
 
 import records
-from asr.audio import read_audio
 from asr.checkpoint import load_model
 from asr.config import SHIPPED
-from asr.data import Part, load_corpus
 from asr.metrics import score
 from asr.transcribe import recognise, transcribe
 from command_line import check_flags, flag, within
+from common.speech.audio import read_audio
+from common.speech.data import Part, load_corpus
 
 SECONDS = 3  # of silence
 LEVELS = {"digital silence": 0.0, "low noise": 1e-3}  # of full scale: about what the recorded clips have in pauses

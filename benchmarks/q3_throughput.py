@@ -33,15 +33,15 @@ from torch import Tensor
 
 import records
 import utils
-from asr.audio import SAMPLE_RATE, Features, log_mel, read_audio
 from asr.checkpoint import save_model
-from asr.data import Part, SpeechBatches, batches_in_order, load_corpus
 from asr.generate import greedy
 from asr.model import SpeechRecognizer
-from asr.text import EMPTY, START, STOP
 from asr.train import Config as TrainConfig
 from asr.train import augment, build_optimizer, training_loss
 from command_line import COUNT, POSITIVE, check_flags, flag
+from common.speech.audio import SAMPLE_RATE, Features, log_mel, read_audio
+from common.speech.data import Part, SpeechBatches, batches_in_order, load_corpus
+from common.speech.text import EMPTY, START, STOP
 
 warnings.filterwarnings("ignore", "At least one mel filterbank")  # so it is with the course's settings
 

@@ -27,8 +27,8 @@ def trained_recogniser(out: Path) -> Section:
     from asr.checkpoint import load_model
     from asr.config import SHIPPED
     from asr.metrics import score
-    from asr.text import normalise
     from asr.transcribe import transcribe
+    from common.speech.text import normalise
     from synthetic.speech import Sentence, speak_into
 
     folder = out / "sentences"

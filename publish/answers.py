@@ -10,8 +10,8 @@ import records
 from asr import metrics
 from asr import plots as speech_plots
 from asr import runs as q3
-from asr.text import normalise
 from common.catalogue import NotRun, Run
+from common.speech.text import normalise
 from publish import verdicts
 from publish.tables import spread, table
 from q1 import runs as q1

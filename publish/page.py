@@ -119,7 +119,7 @@ def flac(path: Path) -> bytes:
     """A sound file as FLAC, mono, 16 bit, 16 kHz: every browser plays it, at half a WAV file's size."""
     import soundfile  # these take seconds, and the page of results/ has no sound
 
-    from asr.audio import SAMPLE_RATE, read_audio
+    from common.speech.audio import SAMPLE_RATE, read_audio
 
     buffer = io.BytesIO()
     soundfile.write(buffer, read_audio(path).numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")

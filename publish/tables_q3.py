@@ -13,9 +13,9 @@ import records
 from asr import metrics
 from asr import plots as speech_plots
 from asr import runs as q3
-from asr.text import MAX_TOKENS, VOCABULARY, normalise
 from asr.train import VALIDATION_CLIPS
 from common.catalogue import Run
+from common.speech.text import MAX_TOKENS, VOCABULARY, normalise
 from publish import tables
 from publish.latex import Results, number, plain, spread, tabular
 from publish.verdicts import fewer_errors, paired_bootstrap, verdict

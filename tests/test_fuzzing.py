@@ -15,14 +15,14 @@ import soundfile
 import torch
 from PIL import Image
 
-import asr.data
+import common.speech.data
 import records
 from asr.checkpoint import load_model
 from asr.config import SHIPPED
-from asr.data import read_metadata
-from asr.sound_files import read_sound
-from asr.text import VOCABULARY
 from common.pictures import read_image
+from common.speech.data import read_metadata
+from common.speech.sound_files import read_sound
+from common.speech.text import VOCABULARY
 from image_data import read_idx, read_npz
 
 FILES = 200  # of each format
@@ -91,13 +91,13 @@ CACHED = (
 
 def cache():
     with tempfile.TemporaryDirectory() as folder:
-        asr.data._write_cache(Path(folder) / "cache", "key", iter(CACHED))
+        common.speech.data._write_cache(Path(folder) / "cache", "key", iter(CACHED))
         return (Path(folder) / "cache").read_bytes()
 
 
 def cached(path):
     """A damaged cache is as good as none."""
-    loaded = asr.data._read_cache(path, "key", 8)
+    loaded = common.speech.data._read_cache(path, "key", 8)
     if loaded is None:
         raise ValueError
     np.testing.assert_array_equal(loaded[0], np.concatenate([frames for frames, _ in CACHED]))

@@ -19,6 +19,7 @@ LAYERS = {
     "images": ["image_data"],
     "training": ["utils"],
     "scores and grids": ["common.classification", "common.geometry", "common.grid"],
+    "speech": ["common.speech.*"],
     "recipes": ["common.recipes", "common.residual", "common.strong"],
     "downloads": ["download_octmnist", "download_ljspeech", "download_multi30k"],
     "Question 1's parts": ["q1.*"],

@@ -47,7 +47,7 @@ def test_every_target_of_help_is_there(make):
         ("demo", "-m demo"),
         ("demo-q2", "-m demo --parts q2"),
         ("test-q2", '-m "not slow and not real_data" tests/q2'),
-        ("test-q3", '-m "not slow and not real_data" tests/asr'),
+        ("test-q3", '-m "not slow and not real_data" tests/asr tests/common/speech'),
         ("homework-q1", "q1_linear_attention.py"),
         ("publish", "-m publish"),
         ("tables", "-m publish --tables"),

@@ -8,7 +8,6 @@ import time
 import pytest
 import torch
 
-from asr.audio import Features
 from asr.checkpoint import load_model, save_model
 from asr.ctc import CTCPrefixes
 from asr.generate import beam_search, ctc_greedy, greedy, search
@@ -21,9 +20,10 @@ from asr.model import (
     TextDecoderTransformer,
     sinusoidal_positions,
 )
-from asr.text import EMPTY, MAX_TOKENS, START, STOP, VOCABULARY
 from attention import Block, MultiHeadAttention, SubBlock
 from common.saved_models import write_weights
+from common.speech.audio import Features
+from common.speech.text import EMPTY, MAX_TOKENS, START, STOP, VOCABULARY
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import records
-from asr.audio import Features
-from asr.data import load_corpus
 from asr.generate import greedy
 from asr.model import SpeechRecognizer
-from asr.text import EMPTY, START, STOP
+from common.speech.audio import Features
+from common.speech.data import load_corpus
+from common.speech.text import EMPTY, START, STOP
 from synthetic.speech import write_corpus
 
 SPEC = importlib.util.spec_from_file_location("q3_throughput", records.ROOT / "benchmarks" / "q3_throughput.py")

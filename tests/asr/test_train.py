@@ -18,13 +18,13 @@ import utils
 from asr import plots as speech_plots
 from asr import train
 from asr.__main__ import main
-from asr.audio import Features, log_mel
 from asr.checkpoint import load_model
-from asr.data import load_corpus
 from asr.metrics import score
 from asr.model import SpeechRecognizer
-from asr.text import EMPTY, START, STOP, UNKNOWN, VOCABULARY
 from asr.transcribe import cut_at_pauses
+from common.speech.audio import Features, log_mel
+from common.speech.data import load_corpus
+from common.speech.text import EMPTY, START, STOP, UNKNOWN, VOCABULARY
 from synthetic.speech import write_corpus
 
 SMALL = ["--hidden_dim", "16", "--num_blocks", "1", "--batch_size", "8", "--device", "cpu"]
@@ -538,7 +538,7 @@ def test_transcribe_reads_any_rate_and_several_files(trained, corpus_dir, tmp_pa
 def test_log_mel_of_what_transcribe_hears_is_what_training_saw(corpus_dir):
     """The cached features of a clip are those of its sound file."""
     corpus = load_corpus(corpus_dir, Features())
-    from asr.audio import read_audio
+    from common.speech.audio import read_audio
 
     features = log_mel(read_audio(corpus.train.paths[0]), Features())
     np.testing.assert_allclose(np.asarray(corpus.train.features(0), np.float32), features.numpy(), atol=5e-3)

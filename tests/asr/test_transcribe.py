@@ -17,11 +17,11 @@ import torch
 
 import records
 from asr.__main__ import clock, main
-from asr.audio import Features, log_mel, read_audio
 from asr.config import SHIPPED
 from asr.speech import spans_to_keep, without_faults
 from asr.transcribe import Segment, pieces_of_speech, recognise, transcribe
 from common.saved_models import read_weights, write_weights
+from common.speech.audio import Features, log_mel, read_audio
 from synthetic.speech import write_corpus
 
 RATE = 16000
@@ -261,7 +261,8 @@ def test_workers_end_with_the_process_that_computes_features(tmp_path, end):
     for i in range(5000):  # work for minutes
         (corpus / "wavs" / f"{i}.wav").symlink_to(tmp_path / "clip.wav")
     (corpus / "metadata.csv").write_text("".join(f"{i}|x|words\n" for i in range(5000)))
-    program = "from asr.audio import Features\nfrom asr.data import load_corpus\nif __name__ == '__main__':\n"
+    program = "from common.speech.audio import Features\nfrom common.speech.data import load_corpus\n"
+    program += "if __name__ == '__main__':\n"
     program += f"    load_corpus({str(corpus)!r}, Features(), {str(tmp_path / 'cache')!r}, workers=2)\n"
     (tmp_path / "program.py").write_text(program)
     environment = os.environ | {"PYTHONPATH": str(records.ROOT)}

@@ -26,10 +26,10 @@ import q1_linear_attention
 import records
 import utils
 from asr import train as speech
-from asr.audio import Features
-from asr.data import load_corpus
 from common import processes, strong
 from common.recipes import adamw
+from common.speech.audio import Features
+from common.speech.data import load_corpus
 from synthetic import scans
 from synthetic.speech import write_corpus
 

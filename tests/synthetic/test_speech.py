@@ -132,7 +132,7 @@ def test_readme_says_synthetic_and_how_to_make_it_again(corpus):
 
 
 def test_recognisers_data_takes_it_for_synthetic_and_whole(corpus, tmp_path):
-    data, audio = pytest.importorskip("asr.data"), pytest.importorskip("asr.audio")
+    data, audio = pytest.importorskip("common.speech.data"), pytest.importorskip("common.speech.audio")
     loaded = data.load_corpus(corpus, audio.Features(), tmp_path, workers=1)
     assert loaded.source == "synthetic"
     assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [21, 3, 6]
@@ -309,7 +309,7 @@ def test_test_part_starts_where_the_homework_cuts():
     full = plan(numbered(13100), 0, "espeak")
     assert full[10479].voice in TRAIN_VOICES.espeak
     assert full[10480].voice in TEST_VOICES.espeak
-    data = pytest.importorskip("asr.data")
+    data = pytest.importorskip("common.speech.data")
     for count in [*range(1, 300), 13099, 13101]:
         rows = [(str(i), "x") for i in range(count)]
         parts, _ = data.split(rows, {name for name, _ in rows})

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from asr.audio import Features
 from asr.model import Encoder
 from assignments.hw4 import look_ahead_plots
 from benchmarks import hw4_look_ahead
 from benchmarks.hw4_look_ahead import frames_late, limited, milliseconds_late
+from common.speech.audio import Features
 from records import ROOT
 from synthetic.speech import write_corpus
 

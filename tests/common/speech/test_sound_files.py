@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.audio import read_audio
-from asr.sound_files import UnusableSound, read_sound
+from common.speech.audio import read_audio
+from common.speech.sound_files import UnusableSound, read_sound
 
 RATE = 22050
 SAMPLES = (0.2 * np.random.default_rng(0).normal(size=9 * RATE)).clip(-1, 1)

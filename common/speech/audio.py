@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import MelSpectrogram, Resample
 
-from asr.config import HOP_MS
-from asr.sound_files import LONGEST_SECONDS, UnusableSound, read_sound
+from common.speech.defaults import HOP_MS
+from common.speech.sound_files import LONGEST_SECONDS, UnusableSound, read_sound
 
 SAMPLE_RATE = 16000  # Hz, of everything that read_audio returns
 DYNAMIC_RANGE = 8  # decades below the loudest point of a spectrogram that are kept, as in Whisper

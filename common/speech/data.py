@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from asr import audio, sound_files
-from asr.audio import Features, clip_features
-from asr.config import corpus_name
-from asr.text import EMPTY, MAX_TOKENS, encode, normalise, visible
 from command_line import end_with_parent, usable_cores
+from common.speech import audio, sound_files
+from common.speech.audio import Features, clip_features
+from common.speech.defaults import corpus_name
+from common.speech.text import EMPTY, MAX_TOKENS, encode, normalise, visible
 from records import locked
 from utils import derived_seed, is_main_process
 

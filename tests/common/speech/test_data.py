@@ -16,12 +16,20 @@ import pytest
 import soundfile
 import torch
 
-import asr.data
+import common.speech.data
 import records
-from asr import audio
-from asr.audio import Features, UnusableSound, log_mel, read_audio
-from asr.data import Part, RehearsalBatches, SpeechBatches, batches_in_order, load_corpus, read_metadata, split
-from asr.text import EMPTY, MAX_TOKENS, START, STOP, UNKNOWN, VOCABULARY, decode, encode, normalise
+from common.speech import audio
+from common.speech.audio import Features, UnusableSound, log_mel, read_audio
+from common.speech.data import (
+    Part,
+    RehearsalBatches,
+    SpeechBatches,
+    batches_in_order,
+    load_corpus,
+    read_metadata,
+    split,
+)
+from common.speech.text import EMPTY, MAX_TOKENS, START, STOP, UNKNOWN, VOCABULARY, decode, encode, normalise
 
 REPOSITORY = records.ROOT
 LJSPEECH = REPOSITORY.parent / "shared" / "data" / "LJSpeech-1.1"
@@ -442,8 +450,10 @@ def test_a_part_without_clips_is_refused(corpus_dir):
 def computed(monkeypatch):
     """The files that features were computed of, call after call."""
     calls = []
-    genuine = asr.data.clip_features
-    monkeypatch.setattr(asr.data, "clip_features", lambda path, **kw: calls.append(path.stem) or genuine(path, **kw))
+    genuine = common.speech.data.clip_features
+    monkeypatch.setattr(
+        common.speech.data, "clip_features", lambda path, **kw: calls.append(path.stem) or genuine(path, **kw)
+    )
     return calls
 
 
@@ -534,7 +544,7 @@ def test_a_damaged_cache_is_made_anew(corpus_dir, computed, damage):
 
 
 def test_a_build_that_stops_leaves_nothing_behind(corpus_dir, monkeypatch):
-    genuine, calls = asr.data.clip_features, []
+    genuine, calls = common.speech.data.clip_features, []
 
     def interrupted(path, **kwargs):
         calls.append(path)
@@ -542,7 +552,7 @@ def test_a_build_that_stops_leaves_nothing_behind(corpus_dir, monkeypatch):
             raise KeyboardInterrupt
         return genuine(path, **kwargs)
 
-    monkeypatch.setattr(asr.data, "clip_features", interrupted)
+    monkeypatch.setattr(common.speech.data, "clip_features", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(corpus_dir)
     assert list((corpus_dir.parent / "cache").iterdir()) == []
@@ -556,14 +566,14 @@ def test_a_cache_folder_that_can_not_be_made_is_named(corpus_dir, tmp_path):
 
 
 def test_one_process_computes_while_the_others_wait(corpus_dir, monkeypatch):
-    genuine, calls = asr.data.clip_features, []
+    genuine, calls = common.speech.data.clip_features, []
 
     def slow(path, **kwargs):
         calls.append(path)
         time.sleep(0.02)
         return genuine(path, **kwargs)
 
-    monkeypatch.setattr(asr.data, "clip_features", slow)
+    monkeypatch.setattr(common.speech.data, "clip_features", slow)
     corpora = []
     threads = [threading.Thread(target=lambda: corpora.append(load(corpus_dir))) for _ in range(3)]
     for thread in threads:
@@ -579,8 +589,8 @@ def test_worker_processes_compute_the_same(corpus_dir, tmp_path):
     program = """
 import sys
 from pathlib import Path
-from asr.audio import Features
-from asr.data import load_corpus
+from common.speech.audio import Features
+from common.speech.data import load_corpus
 if __name__ == "__main__":
     load_corpus(Path(sys.argv[1]), Features(), cache=sys.argv[2], workers=2)
 """

@@ -1,0 +1,1 @@
+"""Speech and its transcripts, for every course: sound files, spectrograms, the alphabet, corpora."""
