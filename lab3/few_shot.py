@@ -196,7 +196,7 @@ def nearest_neighbour(support: Tensor, queries: Tensor) -> Tensor:
 RULES = {"nearest_mean": nearest_mean, "nearest_neighbour": nearest_neighbour}
 
 
-def accuracies(features: Tensor, labels: Tensor, config: Config, count: int = TESTED) -> dict[str, dict[int, float]]:
+def accuracies(features: Tensor, labels: Tensor, config: Config, count: int) -> dict[str, dict[int, float]]:
     """The share of queries that each rule classifies rightly, by the number of shots, over the seed's test episodes.
 
     The episodes are those of every method, and every number of shots has the same queries.
@@ -232,7 +232,7 @@ def train(config: Config, data: ImageData) -> dict:
             features = images.flatten(1) if config.method == "pixels" else predict(embed, images)
             metrics[part] = {
                 f"{rule}_{shots}": records.mean_std([share])
-                for rule, found in accuracies(features, labels, config).items()
+                for rule, found in accuracies(features, labels, config, TESTED).items()
                 for shots, share in found.items()
             }
     classes = {"train": seen, "test": unseen}

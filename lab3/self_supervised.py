@@ -22,6 +22,7 @@ import command_line  # first, for Ctrl-C during the others
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -71,7 +72,7 @@ class Config(Settings):
     method: str = flag("simclr", "where features come from: " + ", ".join(METHODS), choices=METHODS)
     download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
     train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
-    epochs: int = flag(40, "passes over them without labels", COUNT)
+    epochs: int = flag(20, "passes over them without labels", COUNT)
     batch_size: int = flag(256, "images per step, each in two views", within(2, 4096))
     learning_rate: float = flag(2e-3, "largest step size of AdamW, without labels", POSITIVE)
     temperature: float = flag(0.5, "what similarities are divided by", POSITIVE)
@@ -248,10 +249,11 @@ def train(config: Config, data: ImageData) -> dict:
 # --- the study ---------------------------------------------------------------------------------------
 
 
-def compare(config: Config, described: dict) -> dict:
+def compare(config: Config, select: Callable[[Config], ImageData]) -> dict:
     """Train every method with its seeds, side by side; the body of the study's result."""
     groups = varied(config, {method: {"method": method} for method in METHODS})
-    trials = study.train_all(groups, lambda single: described, ("metrics:dict", "parameters:number", "seconds:number"))
+    keys = ("metrics:dict", "parameters:number", "seconds:number", "baseline:dict")
+    trials = study.train_all(groups, lambda single: select(single).describe(), keys)
     models = {
         method: {
             "settings": group[0]["config"],
@@ -273,10 +275,14 @@ def run(config: Config) -> dict:
     if config.download:
         cifar.torchvision_set(config.dataset)(config.data_root, download=True)
     pictures = photographs.read_small(config.dataset, config.data_root)
-    data = photographs.select(pictures, config.train_size, config.seed)
+
+    def select(single: Config) -> ImageData:
+        return photographs.select(pictures, single.train_size, single.seed)
+
+    data = select(config)
     head = config.head(data.describe())
     with records.claim(config.out, head, config.overwrite):
-        body = compare(config, head["data"]) if config.study else train(config, data)
+        body = compare(config, select) if config.study else train(config, data)
     return head | {"seconds": time.perf_counter() - start} | body
 
 
