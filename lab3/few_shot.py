@@ -41,6 +41,7 @@ from common.recipes import adamw, cycle
 from image_data import ImageData, load_images
 from lab3 import board, few_shot_plots, study
 from lab3.study import Settings, varied
+from lab3.vision_networks import conv_bn
 
 QUERIES = {"digits": 10, "mnist": 15}  # of each class in an episode; scikit-learn's test set has 21 of a digit
 METHODS = ("prototypes", "classifier", "untrained", "pixels")
@@ -149,12 +150,7 @@ def embedding(channels: int) -> nn.Sequential:
     """Features (B, D) of images (B, C, S, S), by the four blocks of Snell et al. 2017, with half their channels."""
     layers, inputs = [], channels
     for _ in range(BLOCKS):
-        layers += [
-            nn.Conv2d(inputs, WIDTH, 3, padding=1, bias=False),
-            nn.BatchNorm2d(WIDTH),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ]
+        layers += [conv_bn(inputs, WIDTH, 3), nn.ReLU(), nn.MaxPool2d(2)]
         inputs = WIDTH
     return nn.Sequential(*layers, nn.Flatten()).to(memory_format=torch.channels_last)
 
@@ -179,7 +175,7 @@ def fit(config: Config, model: nn.Module, train: tuple[Tensor, Tensor], val: tup
     )  # fmt: skip
 
 
-# --- tests -------------------------------------------------------------------------------------------
+# --- evaluation --------------------------------------------------------------------------------------
 
 
 def nearest_mean(support: Tensor, queries: Tensor) -> Tensor:
@@ -215,28 +211,33 @@ def accuracies(features: Tensor, labels: Tensor, config: Config, count: int) -> 
     }
 
 
+def scores(config: Config, embed: nn.Module, images: Tensor, labels: Tensor) -> dict[str, dict]:
+    """The accuracy of each rule with each number of shots, as the metrics of a result."""
+    features = images.flatten(1) if config.method == "pixels" else predict(embed, images)  # (N, D)
+    return {
+        f"{rule}_{shots}": records.mean_std([share])
+        for rule, found in accuracies(features, labels, config, TESTED).items()
+        for shots, share in found.items()
+    }
+
+
 def train(config: Config, data: ImageData) -> dict:
     """Train one network, if there is one to train, and test its features; the body of its result."""
     utils.configure_seed(config.seed)
     seen, unseen = classes_of(config.seed, len(data.class_names))
-    parts = {"train": restricted(data.train, seen), "validation": restricted(data.val, seen)}
-    if not config.no_test:
-        parts["test"] = restricted(data.test, unseen)
-    embed, history, trained = embedding(data.train[0].shape[1]), [], 0
+    val, history, trained = restricted(data.val, seen), [], 0
+    embed = embedding(data.train[0].shape[1])
     if config.method in ("prototypes", "classifier"):
         model = nn.Sequential(embed, nn.Linear(WIDTH, WAYS)) if config.method == "classifier" else embed
-        history, trained = fit(config, model, parts["train"], parts["validation"]), get_number_trainable_params(model)
-    metrics = {}
-    for part, (images, labels) in parts.items():
-        if part != "train":
-            features = images.flatten(1) if config.method == "pixels" else predict(embed, images)
-            metrics[part] = {
-                f"{rule}_{shots}": records.mean_std([share])
-                for rule, found in accuracies(features, labels, config, TESTED).items()
-                for shots, share in found.items()
-            }
-    classes = {"train": seen, "test": unseen}
-    return {"parameters": trained, "classes": classes, "history": history, "metrics": metrics, "chance": 1 / WAYS}
+        history, trained = fit(config, model, restricted(data.train, seen), val), get_number_trainable_params(model)
+    parts = {"validation": val} | ({} if config.no_test else {"test": restricted(data.test, unseen)})
+    return {
+        "parameters": trained,
+        "classes": {"train": seen, "test": unseen},
+        "history": history,
+        "metrics": {part: scores(config, embed, *images) for part, images in parts.items()},
+        "chance": 1 / WAYS,
+    }
 
 
 # --- studies -----------------------------------------------------------------------------------------

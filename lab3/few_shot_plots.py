@@ -85,13 +85,13 @@ def plot_shots(result: dict) -> Figure:
 
 @utils.plot_style()
 def plot_rates(result: dict) -> Figure:
-    """Validation accuracy, on new images of the training classes, by the largest step size."""
+    """Validation accuracy, with the most shots, on new images of the training classes, by the largest step size."""
     figure = Figure(figsize=(4.4, 2.7))
     axes = figure.subplots()
     groups: dict[str, dict[float, dict]] = {}
     for model in result["models"].values():
         settings = model["settings"]
-        accuracy = model["metrics"]["validation"][str(settings["shots"])]
+        *_, accuracy = model["metrics"]["validation"].values()
         groups.setdefault(settings["method"], {})[settings["learning_rate"]] = accuracy
     for place, (method, by_rate) in enumerate(groups.items()):
         draw_line(axes, by_rate, method, (place, "os"[place], utils.LINE_STYLES[place]))

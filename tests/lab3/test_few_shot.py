@@ -185,5 +185,5 @@ def test_the_study_of_step_sizes_leaves_the_test_alone(one_by_one, monkeypatch, 
     result = study(tmp_path, "rates")
     assert all(list(model["metrics"]) == ["validation"] for model in result["models"].values())
     (axes,) = few_shot_plots.plot_rates(result).axes
-    expected = result["models"]["classifier, 0.001"]["metrics"]["validation"]["5"]["mean"]
+    expected = result["models"]["classifier, 0.001"]["metrics"]["validation"]["10"]["mean"]
     assert axes.containers[1].lines[0].get_ydata()[0] == pytest.approx(100 * expected)
