@@ -15,11 +15,10 @@ from lab3 import drawing
 
 NAMES = {"digits": "scikit-learn's digits", "mnist": "MNIST"}
 RULES = {"nearest_mean": "nearest mean", "nearest_neighbour": "nearest neighbour"}
-STYLES = {  # of each contender: the place of its colour, its marker and line
+STYLES = {  # of the contenders that are drawn: the place of their colour, marker and line
     "prototypes": (0, "o", "-"),
     "classifier, nearest mean": (1, "s", "--"),
     "classifier, nearest neighbour": (2, "^", "-."),
-    "untrained, nearest mean": (4, "v", ":"),
     "pixels, nearest mean": (3, "D", ":"),
 }
 KEYS = ("data.name:text", "chance:number")
@@ -71,14 +70,14 @@ def plot_shots(result: dict) -> Figure:
     """Test accuracy of the contenders by the number of shots, and what prototypes have over each, seed by seed."""
     figure = Figure(figsize=(6.6, 3.2))
     accuracy, difference = figure.subplots(1, 2)
-    for name, metrics in lines(result).items():
-        draw_line(accuracy, metrics["test"], name, STYLES[name])
-    for name, by_shots in result["differences"].items():
-        draw_line(difference, by_shots, None, STYLES[name])
+    for name, style in STYLES.items():
+        draw_line(accuracy, result["models"][name]["metrics"]["test"], name, style)
+        if name in result["differences"]:
+            draw_line(difference, result["differences"][name], None, style)
     difference.axhline(0, color="0.5", lw=0.8)
     finish(accuracy, "test accuracy (%)")
-    finish(difference, "prototypes less another (points)")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    finish(difference, "lead of prototypes (points)")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(title(result), fontsize=9)
     return figure
 
