@@ -72,7 +72,7 @@ class Config(Settings):
     smoothing: float = flag(0.0, "share of a label that is spread over all classes", SHARE)
     download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
     train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
-    epochs: int = flag(8, "passes over them, of each network", COUNT)
+    epochs: int = flag(6, "passes over them, of each network", COUNT)
     batch_size: int = flag(16, "images per step", COUNT)
 
     SCRIPT: ClassVar[str] = "distill"

@@ -286,8 +286,9 @@ def print_result(result: dict) -> None:
     print(f"\n{search_plots.title(result)}; accuracy in %")
     for name, model in result.get("models", {result["config"]["method"]: result}).items():
         cells = [f"{part} {records.spread(s['accuracy'], 100, 2)}" for part, s in model["metrics"].items()]
-        for each in model.get("winners", [model]):
-            cells.append(f"{each['parameters']:,} parameters, {each['multiply_adds']:,} multiply-adds")
+        for cost in ("parameters", "multiply_adds"):
+            sizes = [f"{each[cost]:,}" for each in model.get("winners", [model])]
+            cells.append(f"{' '.join(dict.fromkeys(sizes))} {cost.replace('_', '-')}")
         print(f"  {name:20}{'; '.join(cells)}")
     for epochs, found in result.get("ranks", {}).items():
         print(f"  rank correlation of epoch {epochs} with the last: {records.spread(found, 1, 2)}")
