@@ -59,7 +59,7 @@ def plot_trace(result: dict) -> Figure:
 
 @utils.plot_style()
 def plot_methods(result: dict) -> Figure:
-    """The best validation accuracy so far by epochs spent, mean of the seeds, and test accuracy of what was found."""
+    """The least validation error so far by epochs spent, of each search and their mean; the winners on test images."""
     figure = Figure(figsize=(6.4, 2.9))
     searched, tested = figure.subplots(1, 2, width_ratios=(3, 2))
     models = result["models"]
@@ -68,15 +68,14 @@ def plot_methods(result: dict) -> Figure:
         if any(model["traces"]):
             draw_best(searched, model["traces"], name, **line)
         else:
-            metric = model["metrics"]["validation"]["accuracy"]
-            searched.axhline(100 * metric["mean"], lw=1, label=name, **line)
+            error = 1 - model["metrics"]["validation"]["accuracy"]["mean"]
+            searched.axhline(100 * error, lw=1, label=name, **line)
         metric = model["metrics"]["test"]["accuracy"]
         mean, deviation = (100 * (metric[of] or 0) for of in ("mean", "std"))
         tested.errorbar(place, mean, deviation, marker="osD"[place], ms=4, capsize=2, color=utils.COLOURS[place])
-        tested.plot([place] * len(metric["values"]), [100 * value for value in metric["values"]], ls="none",
-                    marker="_", color=utils.COLOURS[place])  # fmt: skip
-    searched.set(xlabel="epochs of training spent", ylabel="best validation accuracy so far (%)")
-    searched.legend(fontsize=8, loc="lower right")
+    searched.set(xlabel="epochs of training spent", ylabel="validation error of the best (%)", yscale="log")
+    searched.yaxis.set_major_formatter("{x:g}")
+    searched.legend(fontsize=8)
     tested.set_xticks(range(len(models)), [name.replace(" ", "\n", 1) for name in models], fontsize=8)
     tested.set(ylabel="test accuracy (%)", xlim=(-0.5, len(models) - 0.5))
     figure.suptitle(title(result), fontsize=9)
@@ -84,14 +83,12 @@ def plot_methods(result: dict) -> Figure:
 
 
 def draw_best(axes, traces: list[list[dict]], label: str, **line) -> None:
-    """The mean of several searches, with a band of one standard deviation: all spend the same, step by step."""
+    """Error of the best so far of several searches, each as a thin line: all spend the same, step by step."""
     spent, _ = best_so_far(traces[0])
-    values = 100 * np.array([best_so_far(trace)[1] for trace in traces])  # (seeds, trainings)
-    mean = values.mean(0)
-    axes.step(spent, mean, where="post", label=label, **line)
-    if len(values) > 1:
-        deviation = values.std(0, ddof=1)
-        axes.fill_between(spent, mean - deviation, mean + deviation, step="post", color=line["color"], alpha=0.2, lw=0)
+    errors = 100 * (1 - np.array([best_so_far(trace)[1] for trace in traces]))  # (seeds, trainings)
+    for each in errors:
+        axes.step(spent, each, where="post", lw=0.7, alpha=0.5, **line)
+    axes.step(spent, errors.mean(0), where="post", lw=2, label=label, **line)
 
 
 draw = partial(drawing.draw, plots)

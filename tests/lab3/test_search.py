@@ -175,5 +175,7 @@ def test_the_study(one_by_one, tmp_path, capsys):
     spent, best = search_plots.best_so_far(result["models"]["random search"]["traces"][0])
     assert spent.tolist() == [3, 6, 9, 12, 15]
     assert best.tolist() == sorted(best)
-    halving, random = search_plots.plot_methods(result).axes[0].lines[:2]
-    assert halving.get_xdata()[-1] == random.get_xdata()[-1] == 15
+    lines = {line.get_label(): line for line in search_plots.plot_methods(result).axes[0].lines}
+    assert lines["successive halving"].get_xdata()[-1] == lines["random search"].get_xdata()[-1] == 15
+    errors = [100 * (1 - search_plots.best_so_far(t)[1][-1]) for t in result["models"]["random search"]["traces"]]
+    assert lines["random search"].get_ydata()[-1] == pytest.approx(np.mean(errors))
