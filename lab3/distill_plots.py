@@ -54,7 +54,7 @@ def plot_students(result: dict) -> Figure:
     for place, (name, model) in enumerate(result["models"].items()):
         show(tested, model["metrics"]["test"]["accuracy"], place, *styles.get(name, ("0.4", "^")))
     tested.set_yticks(range(len(result["models"])), [words(*item) for item in result["models"].items()])
-    tested.set(xlabel="test accuracy (%)", title="the best students, and teachers")
+    tested.set(xlabel="test accuracy (%)", title="the best, and teachers")
     for axes in (tried, tested):
         axes.invert_yaxis()
     figure.suptitle(title(result), fontsize=9)
