@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from command_line import NOT_NEGATIVE, SHARE, Check, flag, within
 from common.classification import inference_time, multiply_adds, predict
 from common.geometry import in_each_direction
+from common.shaped_cnn import ACTIVATIONS, Shape, ShapedCNN
 from deep_features import classifier, convolution, study
 from deep_features.classifier import schedule_flag
 from deep_features.study import Settings, Study, study_flag
 from image_data import ImageData, with_shuffled_pixels
 
-ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
 SHIFTS = (0, 1, 2, 3, 4)  # pixels
 AVERAGE_DECAY = 0.995  # of the moving average of the weights, per step
 SIZES = Check(lambda sizes: all(0 <= size <= 4096 for size in sizes), "whole numbers from 0 to 4096")
@@ -139,47 +139,20 @@ class Config(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        lengths = {len(sizes) for sizes in (self.widths, self.kernels, self.strides, self.paddings)}
-        if len(lengths) > 1:
-            raise ValueError("--widths, --kernels, --strides and --paddings must name as many convolutions")
-        if not set(self.pools) <= set(range(1, len(self.widths) + 1)):
-            raise ValueError(f"--pools must name convolutions from 1 to {len(self.widths)}")
-        if 0 in (*self.widths, *self.kernels, *self.strides):
-            raise ValueError("--widths, --kernels and --strides must be positive")
-        side = 28
-        for i, (kernel, stride, padding) in enumerate(zip(self.kernels, self.strides, self.paddings, strict=True), 1):
-            side = convolution.output_size(side, kernel, stride, padding) // (2 if i in self.pools else 1)
-            if side < 1:
-                raise ValueError(f"convolution {i} leaves nothing of a 28x28 image: use smaller kernels or strides")
+        _ = self.shape  # raises ValueError where the flags make no network
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(
+            self.widths, self.kernels, self.strides, self.paddings, self.pools, self.mean_pool,
+            hidden=(self.hidden,) if self.hidden else (), activation=self.activation,
+            batch_norm=not self.no_batch_norm, dropout=self.dropout,
+        )  # fmt: skip
 
 
-class CNN(nn.Module):
-    """Class scores (B, 10) of images (B, 1, 28, 28): convolutions, with norm and activation, then affine layers."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        activation, layers, channels = ACTIVATIONS[config.activation], [], 1
-        sizes = zip(config.widths, config.kernels, config.strides, config.paddings, strict=True)
-        for i, (width, kernel, stride, padding) in enumerate(sizes, 1):
-            layers.append(nn.Conv2d(channels, width, kernel, stride, padding))
-            layers += [] if config.no_batch_norm else [nn.BatchNorm2d(width)]
-            layers.append(activation())
-            layers += [nn.AvgPool2d(2) if config.mean_pool else nn.MaxPool2d(2)] if i in config.pools else []
-            channels = width
-        self.features = nn.Sequential(*layers, nn.Flatten())
-        with torch.no_grad():
-            inputs = self.features.eval()(torch.zeros(1, 1, 28, 28)).shape[1]
-        self.features.train()
-        hidden = [nn.Linear(inputs, config.hidden), activation()] if config.hidden else []
-        last = nn.Linear(config.hidden or inputs, 10)
-        self.classifier = nn.Sequential(*hidden, nn.Dropout(config.dropout), last)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.features(images.contiguous(memory_format=torch.channels_last)))
-
-
-def build(config: Config) -> CNN:
-    return CNN(config).to(memory_format=torch.channels_last)
+def build(config: Config) -> ShapedCNN:
+    """Class scores (B, 10) of images (B, 1, 28, 28)."""
+    return ShapedCNN(config.shape)
 
 
 def train(config: Config, data: ImageData) -> tuple[nn.Module, dict]:

@@ -1,4 +1,4 @@
-"""Convolution written out: by loops, as one matrix product, and how large its output is.
+"""Convolution written out: by loops, and as one matrix product.
 
 What is called convolution here is a cross-correlation, as in every deep-learning library: the kernel is not turned.
 Letters: B batch, C channels in, O channels out, H and W the image's size, K the kernel's.
@@ -9,15 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.shaped_cnn import output_size
+
 IMAGE = ((2, 5, 4, 1), (3, 1, 2, 0), (4, 5, 7, 1), (1, 2, 3, 4))  # the exercise's example
 KERNEL = ((1, 0), (0, 1))
 SIGNAL, FILTER = (2, 5, 4, 1, 3, 7), (1, 0, 1)  # and that in one dimension
-
-
-def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
-    """Positions that a kernel can take along a side (eq:output-size); 0 where it does not fit."""
-    reach = dilation * (kernel - 1) + 1  # pixels from its first to its last
-    return max(0, (size + 2 * padding - reach) // stride + 1)
 
 
 def by_loops(image: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:

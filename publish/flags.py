@@ -41,6 +41,8 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "lab3/two_towers.py": "lab3.two_towers",
     "lab3/few_shot.py": "lab3.few_shot",
     "lab3/self_supervised.py": "lab3.self_supervised",
+    "lab3/distill.py": "lab3.distill",
+    "lab3/search.py": "lab3.search",
     "download_octmnist.py": "download_octmnist",
     "download_ljspeech.py": "download_ljspeech",
     "download_multi30k.py": "download_multi30k",

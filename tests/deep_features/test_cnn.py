@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import shaped_cnn
 from common.classification import get_number_trainable_params
 from deep_features import classifier, cnn, convolution, study
 
@@ -36,7 +37,7 @@ def test_loops_and_the_matrix_product_are_pytorch_s_convolution(channels, kernel
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(1, 4), st.integers(0, 3), st.integers(1, 4))
 @settings(max_examples=100, deadline=None)
 def test_the_size_of_the_output_is_pytorch_s(size, kernel, stride, padding, dilation):
-    expected = convolution.output_size(size, kernel, stride, padding, dilation)
+    expected = shaped_cnn.output_size(size, kernel, stride, padding, dilation)
     image = torch.zeros(1, 1, size, 1)
     try:
         found = F.conv2d(image, torch.zeros(1, 1, kernel, 1), None, (stride, 1), (padding, 0), (dilation, 1)).shape[2]
@@ -47,17 +48,17 @@ def test_the_size_of_the_output_is_pytorch_s(size, kernel, stride, padding, dila
 
 @pytest.mark.parametrize(("flags", "expected"), [({}, 49_302), (cnn.LARGE, 901_866)])
 def test_the_exercise_s_networks_have_their_numbers_of_parameters(flags, expected):
-    assert get_number_trainable_params(cnn.CNN(cnn.Config(**flags))) == expected
+    assert get_number_trainable_params(cnn.build(cnn.Config(**flags))) == expected
 
 
 def test_networks_that_are_compared_have_as_many_parameters():
     sizes = {
-        name: get_number_trainable_params(cnn.CNN(config))
+        name: get_number_trainable_params(cnn.build(config))
         for name, config in study.variants_of(cnn.Config(study="pixels")).items()
     }
     assert max(sizes.values()) - min(sizes.values()) <= 2
     best = study.variants_of(cnn.Config(study="best")).values()
-    assert all(get_number_trainable_params(cnn.CNN(config)) < 300_000 for config in best)
+    assert all(get_number_trainable_params(cnn.build(config)) < 300_000 for config in best)
 
 
 class Half(torch.nn.Module):
