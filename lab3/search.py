@@ -38,11 +38,11 @@ from torch import Tensor, nn
 import records
 import utils
 from command_line import COUNT, POSITIVE, flag, within
-from common.classification import get_number_trainable_params, majority_baseline, multiply_adds, predict
+from common.classification import get_number_trainable_params, majority_baseline, multiply_adds
 from common.recipes import adamw
 from common.shaped_cnn import ACTIVATIONS, Shape, ShapedCNN
 from image_data import ImageData, load_images
-from lab3 import board, photographs, search_plots, study
+from lab3 import board, photographs, search_plots, study, techniques
 from lab3.study import Settings, varied
 
 DATASETS = ("digits", "mnist")
@@ -156,15 +156,6 @@ def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(model(images), labels, reduction="none")  # (B,)
 
 
-def scores(model: nn.Module, part: tuple[Tensor, Tensor]) -> dict[str, float]:
-    images, labels = part
-    found = predict(model, images)
-    return {
-        "loss": F.cross_entropy(found, labels).item(),
-        "accuracy": (found.argmax(1) == labels).double().mean().item(),
-    }
-
-
 def fit(
     config: Config, data: ImageData, shape: Shape, name: str, epochs: int, seed: int, resume: bool
 ) -> tuple[nn.Module, list[dict]]:
@@ -176,7 +167,7 @@ def fit(
     model = ShapedCNN(shape)
     history = utils.fit(
         model, utils.Batches(data.train, config.batch_size, seed), adamw(model, config.learning_rate, 0.0),
-        loss_fn=losses, evaluate=lambda model: scores(model, data.val), epochs=epochs, seed=seed,
+        loss_fn=losses, evaluate=lambda model: techniques.scores(model, data.val), epochs=epochs, seed=seed,
         checkpoint=config.file(f"-{name}.ckpt"), config=config.settings() | asdict(shape) | {"data": data.digest},
         resume=resume, overwrite=config.overwrite, device=config.device,
         tensorboard=board.folder(config) / name if config.tensorboard else None,
@@ -211,7 +202,7 @@ def train(config: Config, data: ImageData) -> dict:
     for place in range(TRAININGS):
         seed = utils.derived_seed(config.seed, place)  # none of the search's
         model, _ = fit(config, data, shape, f"final{place}", config.epochs, seed, config.resume)
-        trials.append({"validation": scores(model, data.val), "test": scores(model, data.test)})
+        trials.append({"validation": techniques.scores(model, data.val), "test": techniques.scores(model, data.test)})
     return body | {
         "shape": asdict(shape),
         "parameters": get_number_trainable_params(model),

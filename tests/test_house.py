@@ -20,7 +20,6 @@ LAYERS = {
     "training": ["utils"],
     "scores and grids": ["common.classification", "common.geometry", "common.grid"],
     "speech": ["common.speech.*"],
-    "recipes": ["common.recipes", "common.residual", "common.strong"],
     "recipes": ["common.recipes", "common.residual", "common.shaped_cnn", "common.strong"],
     "downloads": ["download_octmnist", "download_ljspeech", "download_multi30k"],
     "Question 1's parts": ["q1.*"],
