@@ -94,7 +94,7 @@ def train(config: Config, subject: Pictures | Sentences) -> dict:
         networks[name] = explanations.redrawn(networks["trained"], layers, subject.to_redraw(), seed)
 
     count = len(subject.labels)
-    shown, examples, tests = explained.evenly(count, EXAMPLES).tolist(), [], []
+    shown, examples, tests = subject.shown(EXAMPLES), [], []
     for item in range(count):
         kind, maps, found = explain_item(subject, networks, item, config.seed)
         tests.append(found)
@@ -185,14 +185,14 @@ def run(config: Config) -> dict:
 def print_result(result: dict) -> None:
     accuracy = records.spread(result["metrics"]["test"]["accuracy"], 100)
     print(f"\n{explain_plots.title(result)}; test accuracy {accuracy} %")
-    print(f"  {'':22}{'deletion':>14}{'insertion':>14}  less random: deletion, insertion  rank correlation, redrawn")
+    print("  areas, and what they are above those of random; rank correlations with maps of weights drawn anew")
     for name, method in result["methods"].items():
-        scores = {key: records.spread(value, digits=2) for key, value in method["scores"].items()}
-        less = [f"{way['mean']:+.3f} ± {way['standard_error']:.3f}" for way in method["less_random"].values()]
-        print(
-            f"  {name:22}{scores['deletion']:>14}{scores['insertion']:>14}  {', '.join(less):34}"
-            f"{', '.join(f'{layers} {scores[layers]}' for layers in REDRAWN)}"
-        )
+        scores = {key: records.spread(score, digits=2) for key, score in method["scores"].items()}
+        above = {
+            way: f"{scores[way]} ({less['mean']:+.3f} ± {less['standard_error']:.3f})"
+            for way, less in method["less_random"].items()
+        }
+        print(f"  {name:22}{', '.join(f'{key} {text}' for key, text in (scores | above).items())}")
 
 
 @command_line.entry_point

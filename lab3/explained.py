@@ -23,18 +23,19 @@ from lab3.explanations import Value
 from lab3.study import Settings
 from lab3.transfer_networks import seen
 
-# sets of pictures, and how lab3/transfer.py trains their networks
-TRAINED = {
+# how lab3/transfer.py trains the networks for pictures, and lab3/sentiment.py those for sentences
+PICTURES = {
     "digits": {"method": "scratch"},
     "pneumoniamnist": {"method": "partial"},
     "ants_bees": {"method": "partial", "image_size": 112},
 }
-DATASETS = (*TRAINED, *reviews.DATASETS)
+SENTENCES = {"grammar": {}, "rotten_tomatoes": {"labels": 2048}}
+DATASETS = (*PICTURES, *SENTENCES)
 AT_ONCE = 50  # masked pictures in a forward pass
 BLUR = 1 / 8  # deviation of the blur, as a share of a picture's side
 CELLS = 7  # on a side, in which pixels are occluded together
-LIME_SAMPLES, SHAPLEY_ORDERS = 300, 20
-LARGEST_EXAMPLE = 56  # pixels on the sides of maps that a result keeps
+LIME_SAMPLES, SHAPLEY_ORDERS = 200, 10  # about as many forward passes for a sentence of 20 words
+LARGEST_EXAMPLE, LONGEST_EXAMPLE = 56, 16  # pixels on the sides of maps, and words, that a result keeps as examples
 TO_REDRAW = 100  # training pictures whose statistics normalisation takes in a network that is drawn anew
 
 
@@ -61,7 +62,7 @@ def in_percent(scores: Tensor) -> list[int]:
 
 def subject_of(config: Settings) -> Pictures | Sentences:
     """The test items of a set. Raises FileNotFoundError or ValueError where its data are missing or damaged."""
-    return (Pictures if config.dataset in TRAINED else Sentences)(config)
+    return (Pictures if config.dataset in PICTURES else Sentences)(config)
 
 
 # --- pictures ----------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ class Pictures:
     METHODS = ("random", "contrast", "saliency", "integrated gradients", "Grad-CAM", "occlusion")
 
     def __init__(self, config: Settings):
-        self.config = flags_for(transfer.Config, config, **TRAINED[config.dataset])
+        self.config = flags_for(transfer.Config, config, **PICTURES[config.dataset])
         read = photographs.read(config.dataset, config.data_root, round(transfer.MARGIN * self.config.pixels))
         self.data = photographs.select(read)
         self.class_names = self.data.class_names
@@ -122,6 +123,10 @@ class Pictures:
             "occlusion": lambda: explanations.occlusion(value_of(self, network, item, kind), self.cells),
         }[method]().flatten()  # fmt: skip
 
+    def shown(self, count: int) -> list[int]:
+        """The items that are examples."""
+        return evenly(len(self.images), count).tolist()
+
     def example(self, item: int, maps: dict[str, Tensor]) -> dict:
         """A picture (8 bits, channels last) and its maps (-100 to 100), as small as a plot shows them."""
         channels, side = self.images.shape[1:3]
@@ -144,7 +149,7 @@ class Sentences:
     METHODS = ("random", "rare words", "integrated gradients", "occlusion", "LIME", "Shapley values")
 
     def __init__(self, config: Settings):
-        self.config = flags_for(sentiment.Config, config)
+        self.config = flags_for(sentiment.Config, config, **SENTENCES[config.dataset])
         self.data = reviews.load(config.dataset, config.data_root)
         self.class_names = reviews.CLASSES
         chosen = evenly(len(self.data.test.texts), config.items).tolist()
@@ -156,7 +161,8 @@ class Sentences:
         return self.data.describe()
 
     def train(self) -> tuple[nn.Module, dict]:
-        train, single = self.data.train, self.config
+        single = self.config
+        train = reviews.subset(self.data.train, single.labels, single.seed)
         self.tokenizer, network = sentiment.build(single, train.texts)
         batches = encoders.SentenceBatches(
             encoders.tokenize(self.tokenizer, train.texts), train.labels, single.batch_size, single.seed
@@ -191,7 +197,7 @@ class Sentences:
         count = len(words)
         return {
             "random": lambda: torch.rand(count, generator=generator),
-            "rare words": lambda: -torch.tensor([float(self.counts[word]) for word in words]),
+            "rare words": lambda: torch.tensor([1 / (1 + self.counts[word]) for word in words]),
             "integrated gradients": lambda: self.integrated_gradients(network, words, kind),
             "occlusion": lambda: explanations.occlusion(value, torch.eye(count, dtype=torch.bool)),
             "LIME": lambda: explanations.lime(value, count, LIME_SAMPLES, generator),
@@ -215,6 +221,11 @@ class Sentences:
         found = explanations.integrated_gradients(score, embed(ids).detach(), baseline)[0].sum(-1)  # (L)
         scores = torch.zeros(len(words))
         return scores.index_add(0, torch.tensor([place for place in places if place is not None]), found[of_words])
+
+    def shown(self, count: int) -> list[int]:
+        """The items that are examples: not too long for a plot, where there are such."""
+        items = [item for item, words in enumerate(self.words) if len(words) <= LONGEST_EXAMPLE] or [0]
+        return [items[place] for place in evenly(len(items), count).tolist()]
 
     def example(self, item: int, maps: dict[str, Tensor]) -> dict:
         return {"words": self.words[item], "maps": {method: in_percent(scores) for method, scores in maps.items()}}

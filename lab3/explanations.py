@@ -39,7 +39,7 @@ def saliency(score: Score, images: Tensor) -> Tensor:
 
 
 def integrated_gradients(score: Score, inputs: Tensor, baseline: Tensor, steps: int = IG_STEPS) -> Tensor:
-    """The mean gradient on the straight way from a baseline to one input (1, ...), times the way's length, in its shape.
+    """The mean gradient on the straight way from a baseline to one input (1, ...), times that way; in its shape.
 
     They sum up to the difference of the two scores, but for the sum's error (Sundararajan et al. 2017).
     """
@@ -50,7 +50,7 @@ def integrated_gradients(score: Score, inputs: Tensor, baseline: Tensor, steps: 
 
 
 def grad_cam(score: Score, images: Tensor, layer: nn.Module) -> Tensor:
-    """A layer's maps, weighted by their mean gradients, where positive, enlarged to (B, S, S) (Selvaraju et al. 2017)."""
+    """A layer's maps, weighted by their mean gradients, where positive, as (B, S, S) (Selvaraju et al. 2017)."""
     seen = []
     hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
@@ -101,7 +101,7 @@ def shapley(value: Value, parts: int, orders: int, generator: torch.Generator) -
 
 
 def contrast(image: Tensor) -> Tensor:
-    """How steep the brightness of an image (C, S, S) is at each pixel (S, S): an edge detector, blind to the network."""
+    """How steep the brightness of an image (C, S, S) is at each pixel (S, S), whatever the network computes."""
     return torch.from_numpy(gaussian_gradient_magnitude(image.mean(0).numpy(), sigma=1.0))
 
 
