@@ -38,6 +38,7 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "lab3/vision.py": "lab3.vision",
     "lab3/techniques.py": "lab3.techniques",
     "lab3/costs.py": "lab3.costs",
+    "lab3/explain.py": "lab3.explain",
     "download_octmnist.py": "download_octmnist",
     "download_ljspeech.py": "download_ljspeech",
     "download_multi30k.py": "download_multi30k",

@@ -49,6 +49,7 @@ COMMANDS = {
     "lab3/vision.py": [("--out", FILE), ("--dataset", "cifar10_jpeg", "--data_root", NOWHERE)],
     "lab3/techniques.py": [("--out", FILE), ("--dataset", "cifar10_jpeg", "--data_root", NOWHERE)],
     "lab3/costs.py": [("--out", FILE)],
+    "lab3/explain.py": [("--out", FILE), ("--dataset", "ants_bees", "--data_root", NOWHERE)],
     "-m synthetic oct": [("--out", FOLDER)],
     "-m synthetic speech": [("--texts", NOWHERE), ("--texts", FOLDER), ("--out", FILE)],
     "-m q1.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
