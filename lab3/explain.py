@@ -9,6 +9,7 @@ python lab3/explain.py --study seeds                               the same item
 Each method gives every pixel or word a score. Two tests keep a pretty map from being taken for evidence. Remove what it
 calls important first, and the probability should fall at once; insert that first, and it should rise at once. And a
 network whose weights are drawn anew should have another map: one that stays explains the picture, not the network.
+Beside the methods stand a random map and one of the input alone, of contrasts or of rare words, for comparison.
 
 Letters: N items, F pixels or words, T steps of a curve.
 """
@@ -26,6 +27,7 @@ import command_line  # first, for Ctrl-C during the others
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -39,7 +41,8 @@ from lab3 import explain_plots, explained, explanations, study
 from lab3.explained import DATASETS, Pictures, Sentences
 from lab3.study import Settings, varied
 
-REDRAWN = {"last layer": ("head",), "all layers": ("",)}  # of a network, by the names of its modules
+# of a network, by the names of its modules; with nothing, two maps differ in what a method draws at random alone
+REDRAWN = {"nothing": (), "last layer": ("head",), "all layers": ("",)}
 WAYS = ("deletion", "insertion")
 STEPS = 20  # of a curve
 EXAMPLES = 3  # items whose maps a result keeps
@@ -51,7 +54,7 @@ class Config(Settings):
 
     dataset: str = flag("digits", ", ".join(DATASETS), choices=DATASETS, metavar="NAME")
     study: str | None = flag(None, "several: seeds", choices=("seeds",), metavar="NAME")
-    items: int = flag(60, "test pictures or sentences that are explained", within(2, 10_000))
+    items: int = flag(50, "test pictures or sentences that are explained", within(2, 10_000))
     epochs: int = flag(0, "passes over the training data", COUNT, shown="those of lab3/transfer.py or sentiment.py")
 
     SCRIPT: ClassVar[str] = "explain"
@@ -67,16 +70,15 @@ def explain_item(
     generator = torch.Generator().manual_seed(utils.derived_seed(seed, item))
     outputs = lambda kept: subject.outputs(networks["trained"], item, kept)  # noqa: E731
     kind = int(outputs(torch.ones(1, subject.parts(item), dtype=torch.bool)).argmax())
+    probability = lambda kept: outputs(kept).softmax(1)[:, kind]  # noqa: E731
     maps, tests = {}, {}
     for method in subject.METHODS:
-        explain = lambda name, method=method: subject.explain(method, networks[name], item, kind, generator)  # noqa: E731
+        explain = partial(subject.explain, method, item=item, kind=kind, generator=generator)
         start = time.perf_counter()
-        maps[method] = explain("trained")
+        maps[method] = explain(networks["trained"])
         seconds = time.perf_counter() - start
-        found = explanations.curves(
-            lambda kept: outputs(kept).softmax(1)[:, kind], maps[method], STEPS, generator
-        )  # fmt: skip
-        similarities = {name: explanations.similarity(maps[method], explain(name)) for name in REDRAWN}
+        found = explanations.curves(probability, maps[method], STEPS, generator)
+        similarities = {name: explanations.similarity(maps[method], explain(networks[name])) for name in REDRAWN}
         tests[method] = {
             "curves": dict(zip(WAYS, found, strict=True)), "similarities": similarities, "seconds": seconds
         }  # fmt: skip
@@ -175,7 +177,7 @@ def run(config: Config) -> dict:
     """Do what the flags ask for and return it in the form of a result file."""
     start = time.perf_counter()
     subject = explained.subject_of(config)
-    described = subject.describe()
+    described = subject.data.describe()
     head = config.head(described)
     with records.claim(config.out, head, config.overwrite):
         body = compare(config, described) if config.study else train(config, subject)

@@ -18,6 +18,7 @@ NAMES = transfer_plots.NAMES | sentiment_plots.NAMES
 WAYS = {"deletion": ("removed", "lower"), "insertion": ("inserted", "higher")}  # what is done, and which area is better
 SHADES = "RdBu_r"  # red counts for the class, blue against it
 STYLES = ({"color": "0.5", "ls": ":"}, *({"color": utils.COLOURS[i], "ls": utils.LINE_STYLES[i]} for i in range(3)))
+REDRAWN = (("nothing", "D"), ("last layer", "s"), ("all layers", "^"))  # with their markers
 KEYS = (
     "data.name:text", "data.source:text", "methods.*.scores.*.mean:number", "methods.*.scores.*.std:number?",
     "methods.*.less_random.*.mean:number", "methods.*.less_random.*.standard_error:number",
@@ -120,7 +121,7 @@ def plot_scores(result: dict) -> Figure:
         draw_points(axes, [each["mean"] for each in found], [each["standard_error"] for each in found], "o", 0)
         axes.axvline(0, color="0.5", lw=0.8, ls=":")
         axes.set(xlabel="area, less that of random", title=f"{way}: {better} is better")
-    for colour, (name, marker) in enumerate((("last layer", "s"), ("all layers", "^")), 1):
+    for colour, (name, marker) in enumerate(REDRAWN, 1):
         found = [method["scores"][name] for method in methods.values()]
         draw_points(
             redrawn, [each["mean"] for each in found], [each["std"] or 0 for each in found], marker, colour, name

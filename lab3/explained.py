@@ -88,9 +88,6 @@ class Pictures:
         cells = F.interpolate(cells, size=(side, side), mode="nearest").flatten()  # (F), the cell of each pixel
         self.cells = cells == torch.arange(CELLS**2)[:, None]  # (G, F)
 
-    def describe(self) -> dict:
-        return self.data.describe()
-
     def train(self) -> tuple[nn.Module, dict]:
         network = transfer.build(self.config, self.data)
         found = transfer.adapt(self.config, self.data, network, {"validation": self.data.val, "test": self.data.test})
@@ -156,9 +153,6 @@ class Sentences:
         self.labels = self.data.test.labels[chosen]
         self.words = [self.data.test.texts[index].split() for index in chosen]
         self.counts = Counter(word for text in self.data.train.texts for word in text.split())
-
-    def describe(self) -> dict:
-        return self.data.describe()
 
     def train(self) -> tuple[nn.Module, dict]:
         single = self.config

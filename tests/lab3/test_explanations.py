@@ -72,10 +72,13 @@ def test_integrated_gradients_are_complete():
 def test_grad_cam_by_hand():
     """Of an affine layer on mean maps, a map's mean gradient is its weight over the number of places."""
     layer, head = nn.Conv2d(1, 2, 1, stride=2), torch.tensor([2.0, -1.0])
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
     image = torch.randn(1, 1, 4, 4)
     found = explanations.grad_cam(lambda images: layer(images).mean((2, 3)) @ head, image, layer)
     maps = layer(image)[0].detach()  # (2, 2, 2)
     small = (head[0] / 4 * maps[0] + head[1] / 4 * maps[1]).clamp(min=0)
+    assert 0 < (small > 0).sum() < 4
     torch.testing.assert_close(found, F.interpolate(small[None, None], size=(4, 4), mode="bilinear")[0])
     assert not layer._forward_hooks
 
