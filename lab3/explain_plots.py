@@ -114,7 +114,7 @@ def plot_curves(result: dict) -> Figure:
 def plot_scores(result: dict) -> Figure:
     """Every method's areas under both curves beside the random map's, and what new weights leave of its map."""
     methods = result["methods"]
-    figure = Figure(figsize=(6.6, 2.7))
+    figure = Figure(figsize=(6.6, 2.9))
     deletion, insertion, redrawn = figure.subplots(1, 3, sharey=True)
     for axes, (way, (_, better)) in zip((deletion, insertion), WAYS.items(), strict=True):
         found = [method["less_random"][way] for method in methods.values()]
@@ -127,7 +127,7 @@ def plot_scores(result: dict) -> Figure:
             redrawn, [each["mean"] for each in found], [each["std"] or 0 for each in found], marker, colour, name
         )
     redrawn.set(xlabel="rank correlation", title="weights drawn anew", xlim=(-0.25, 1.1))
-    redrawn.legend(fontsize=7)
+    figure.legend(loc="outside lower right", ncols=3, fontsize=7)
     for axes in (deletion, insertion, redrawn):
         axes.title.set_fontsize(8)
         axes.xaxis.label.set_fontsize(8)
