@@ -43,6 +43,7 @@ SCRIPTS = {  # a command, and the module whose main() reads its command line
     "lab3/self_supervised.py": "lab3.self_supervised",
     "lab3/distill.py": "lab3.distill",
     "lab3/search.py": "lab3.search",
+    "lab3/explain.py": "lab3.explain",
     "download_octmnist.py": "download_octmnist",
     "download_ljspeech.py": "download_ljspeech",
     "download_multi30k.py": "download_multi30k",

@@ -54,6 +54,7 @@ COMMANDS = {
     "lab3/self_supervised.py": [("--out", FILE), ("--dataset", "cifar10_jpeg", "--data_root", NOWHERE)],
     "lab3/distill.py": [("--out", FILE), ("--dataset", "cifar10_jpeg", "--data_root", NOWHERE)],
     "lab3/search.py": [("--out", FILE), ("--dataset", "mnist", "--data_root", NOWHERE)],
+    "lab3/explain.py": [("--out", FILE), ("--dataset", "ants_bees", "--data_root", NOWHERE)],
     "-m synthetic oct": [("--out", FOLDER)],
     "-m synthetic speech": [("--texts", NOWHERE), ("--texts", FOLDER), ("--out", FILE)],
     "-m q1.plots": [(NOWHERE,), (FOLDER,), (FILE,)],
