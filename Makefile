@@ -117,13 +117,26 @@ lab3: .venv/installed-dev ## Lab 3's runs, many hours on two cores, two sets fet
 	for study in rates methods labels; do $(RUN) lab3/sentiment.py --dataset rotten_tomatoes --study $$study --resume || exit; done
 	for study in rates methods sizes; do \
 	  $(RUN) lab3/transfer.py --dataset ants_bees --image_size 112 --study $$study --resume || exit; done
-	$(RUN) lab3/transfer.py --dataset cifar10 --download --study domains --resume
-	$(RUN) lab3/vision.py --dataset cifar10 --download --train_size 5000 --epochs 10 --study rates --resume
+	$(RUN) lab3/transfer.py --dataset cifar10 --download --train_size 2000 --study rates --resume
+	$(RUN) lab3/transfer.py --dataset cifar10 --study domains --resume
+	$(RUN) lab3/vision.py --dataset cifar10 --train_size 5000 --epochs 10 --study rates --resume
 	$(RUN) lab3/vision.py --dataset cifar10 --train_size 5000 --study networks --resume
 	$(RUN) lab3/vision.py --dataset pneumoniamnist --study networks --resume
 	for study in rates techniques stability; do \
 	  $(RUN) lab3/techniques.py --dataset cifar10 --train_size 2000 --study $$study --resume || exit; done
 	$(RUN) lab3/costs.py
+	$(RUN) download_octmnist.py --dataset mnist
+	for study in rates shots; do $(RUN) lab3/few_shot.py --dataset mnist --study $$study --resume || exit; done
+	$(RUN) lab3/self_supervised.py --dataset cifar10 --train_size 10000 --epochs 40 --study labels --resume
+	$(RUN) lab3/distill.py --dataset pneumoniamnist --epochs 20 --batch_size 64 --study students --resume
+	$(RUN) lab3/distill.py --dataset cifar10 --train_size 2000 --epochs 20 --batch_size 64 --study students --resume
+	$(RUN) lab3/search.py --dataset mnist --train_size 5000 --rungs 3 --study methods --resume
+	for data in pneumoniamnist ants_bees rotten_tomatoes; do \
+	  $(RUN) lab3/explain.py --dataset $$data --study seeds --resume || exit; done
+	$(RUN) lab3/two_towers.py --study choices --resume
+	$(RUN) download_ljspeech.py
+	$(RUN) -m synthetic speech --texts data/LJSpeech-1.1/metadata.csv --out data/revoiced
+	$(RUN) lab3/two_towers.py --dataset revoiced --study corpora --resume
 	$(RUN) -m publish
 
 notebooks: .venv/installed-dev ## run every notebook from top to bottom, and keep its outputs
