@@ -38,17 +38,16 @@ from torch import Tensor, nn
 import records
 import utils
 from command_line import COUNT, POSITIVE, SHARE, flag, within
-from common import cifar
 from common.classification import get_number_trainable_params, majority_baseline, multiply_adds, predict, scores
 from common.grid import is_finished
 from common.recipes import adamw, cycle
 from common.shaped_cnn import Shape, ShapedCNN
 from common.strong import StrongCNN, fit_options
 from image_data import PARTS, ImageData, read_npz
-from lab3 import board, distill_plots, photographs, study
-from lab3.study import Settings, varied
+from lab3 import board, distill_plots, small_pictures, study
+from lab3.small_pictures import PictureSettings
+from lab3.study import varied
 
-DATASETS = tuple(name for name in photographs.DATASETS if name != "ants_bees")
 TEACHERS = 3
 TEACHER = {"learning_rate": 3e-3, "weight_decay": 0.05}  # of hw2-q2.py --recipe strong
 STUDENT = {"learning_rate": 1e-3, "weight_decay": 0.0}
@@ -58,10 +57,9 @@ KEYS = ("metrics.*.accuracy.mean:number", "parameters:number", "multiply_adds:nu
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(PictureSettings):
     """The flags."""
 
-    dataset: str = flag("digits", ", ".join(DATASETS), choices=DATASETS, metavar="NAME")
     study: str | None = flag(
         None, "students: of labels, smoothed ones, and teachers", choices=("students",), metavar="NAME"
     )
@@ -70,8 +68,6 @@ class Config(Settings):
     temperature: float = flag(3.0, "by which teachers' and student's scores are divided before they meet", POSITIVE)
     label_weight: float = flag(0.0, "share of the labels in the student's loss; 1: without teachers", within(0, 1))
     smoothing: float = flag(0.0, "share of a label that is spread over all classes", SHARE)
-    download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
-    train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
     epochs: int = flag(6, "passes over them, of each network", COUNT)
     batch_size: int = flag(16, "images per step", COUNT)
 
@@ -79,8 +75,6 @@ class Config(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.download and self.dataset != "cifar10":
-            raise ValueError(f"--download goes with cifar10, not with {self.dataset}")
         if self.smoothing and not self.label_weight:
             raise ValueError("--smoothing is of labels, which have no part in the loss: add --label_weight 1")
 
@@ -286,19 +280,13 @@ def gain(trials: list[dict], others: list[dict]) -> dict:
 
 def run(config: Config) -> dict:
     """Do what the flags ask for and return it in the form of a result file."""
-    if config.download:
-        cifar.torchvision_set(config.dataset)(config.data_root, download=True)
-    pictures = photographs.read_small(config.dataset, config.data_root)
-
-    @functools.cache
-    def describe(train_size: int, seed: int) -> dict:
-        return photographs.select(pictures, train_size, seed).describe()
-
+    select = small_pictures.read(config)
     if not config.study:
-        return train(config, photographs.select(pictures, config.train_size, config.seed))
-    head = config.head(describe(config.train_size, config.seed))
+        return train(config, select(config))
+    described = functools.cache(lambda size, seed: select(replace(config, train_size=size, seed=seed)).describe())
+    head = config.head(described(config.train_size, config.seed))
     with records.claim(config.out, head, config.overwrite):
-        return head | compare(config, lambda single: describe(single.train_size, single.seed))
+        return head | compare(config, lambda single: described(single.train_size, single.seed))
 
 
 def print_result(result: dict) -> None:

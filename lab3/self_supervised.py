@@ -21,8 +21,6 @@ import command_line  # first, for Ctrl-C during the others
 # isort: split
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,8 +41,9 @@ from common.classification import accuracy, get_number_trainable_params, majorit
 from common.geometry import mirrored, reframe
 from common.recipes import adamw, cycle
 from image_data import ImageData
-from lab3 import board, photographs, self_supervised_plots, study
-from lab3.study import Settings, varied
+from lab3 import board, photographs, self_supervised_plots, small_pictures, study
+from lab3.small_pictures import PictureSettings, Select
+from lab3.study import varied
 from lab3.vision_networks import Basic, Staged
 
 CIFAR_LABELS = (100, 500, 2000, 10_000)
@@ -64,25 +63,18 @@ STRENGTHS = tuple(10.0**power for power in range(-5, 3))  # the inverse of logis
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(PictureSettings):
     """The flags."""
 
     dataset: str = flag("digits", ", ".join(LABELS), choices=tuple(LABELS), metavar="NAME")
     study: str | None = flag(None, "several: labels", choices=("labels",))
     method: str = flag("simclr", "where features come from: " + ", ".join(METHODS), choices=METHODS)
-    download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
-    train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
     epochs: int = flag(20, "passes over them without labels", COUNT)
     batch_size: int = flag(256, "images per step, each in two views", within(2, 4096))
     learning_rate: float = flag(2e-3, "largest step size of AdamW, without labels", POSITIVE)
     temperature: float = flag(0.5, "what similarities are divided by", POSITIVE)
 
     SCRIPT: ClassVar[str] = "self_supervised"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.download and self.dataset != "cifar10":
-            raise ValueError(f"--download goes with cifar10, not with {self.dataset}")
 
 
 # --- SimCLR ------------------------------------------------------------------------------------------
@@ -249,7 +241,7 @@ def train(config: Config, data: ImageData) -> dict:
 # --- the study ---------------------------------------------------------------------------------------
 
 
-def compare(config: Config, select: Callable[[Config], ImageData]) -> dict:
+def compare(config: Config, select: Select) -> dict:
     """Train every method with its seeds, side by side; the body of the study's result."""
     groups = varied(config, {method: {"method": method} for method in METHODS})
     keys = ("metrics:dict", "parameters:number", "seconds:number", "baseline:dict")
@@ -271,26 +263,14 @@ def compare(config: Config, select: Callable[[Config], ImageData]) -> dict:
 
 def run(config: Config) -> dict:
     """Do what the flags ask for and return it in the form of a result file."""
-    start = time.perf_counter()
-    if config.download:
-        cifar.torchvision_set(config.dataset)(config.data_root, download=True)
-    pictures = photographs.read_small(config.dataset, config.data_root)
-
-    def select(single: Config) -> ImageData:
-        return photographs.select(pictures, single.train_size, single.seed)
-
-    data = select(config)
-    head = config.head(data.describe())
-    with records.claim(config.out, head, config.overwrite):
-        body = compare(config, select) if config.study else train(config, data)
-    return head | {"seconds": time.perf_counter() - start} | body
+    return small_pictures.run(config, train, compare)
 
 
 def print_result(result: dict) -> None:
     print(f"\n{self_supervised_plots.title(result)}; test accuracy in %, by the number of labels")
     for method, model in self_supervised_plots.models(result).items():
         cells = [f"{size}: {records.spread(found, 100)}" for size, found in model["metrics"]["test"].items()]
-        print(f"  {self_supervised_plots.METHODS[method]:32}{', '.join(cells)}")
+        print(f"  {self_supervised_plots.METHODS[method]:34}{', '.join(cells)}")
     print(f"  always {result['baseline']['class']}: {100 * result['baseline']['accuracy']['test']:.1f}")
 
 

@@ -63,17 +63,10 @@ def plot_labels(result: dict) -> Figure:
     return figure
 
 
-@utils.plot_style()
 def plot_curve(result: dict) -> Figure:
     """The contrastive loss after each epoch."""
-    figure = Figure(figsize=(4.4, 2.7))
-    axes = figure.subplots()
-    utils.draw_curves(axes, [result["history"]], "train_loss", label="training")
-    utils.draw_curves(axes, [result["history"]], "val_loss", label="validation")
-    utils.epoch_axis(axes, ylabel="contrastive loss (nats)")
-    axes.legend()
-    figure.suptitle(title(result), fontsize=9)
-    return figure
+    scores = {"train_loss": "training", "val_loss": "validation"}
+    return drawing.curve(title(result), [result["history"]], scores, ylabel="contrastive loss (nats)")
 
 
 draw = partial(drawing.draw, plots)

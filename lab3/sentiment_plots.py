@@ -52,15 +52,10 @@ def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
     return {"curves": plot_curves} if result["history"] else {}
 
 
-@utils.plot_style()
 def plot_curves(result: dict) -> Figure:
     """Training loss after each epoch."""
-    figure = Figure(figsize=(4.4, 2.7))
-    axes = figure.subplots()
-    utils.draw_curves(axes, [result["history"]], "train_loss")
-    utils.epoch_axis(axes, ylabel="training loss (nats)", ylim=(0, None))
-    figure.suptitle(f"{title(result)}: {METHODS[result['config']['method']]}", fontsize=9)
-    return figure
+    words, axis = f"{title(result)}: {METHODS[result['config']['method']]}", {"ylabel": "training loss (nats)"}
+    return drawing.curve(words, [result["history"]], {"train_loss": None}, **axis, ylim=(0, None))
 
 
 @utils.plot_style()

@@ -22,8 +22,6 @@ import command_line  # first, for Ctrl-C during the others
 
 import itertools
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,16 +33,15 @@ from torch import Tensor, nn
 import records
 import utils
 from attention import MultiHeadAttention
-from command_line import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, flag, within
-from common import cifar
+from command_line import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, flag
 from common.classification import get_number_trainable_params, majority_baseline, predict
 from common.recipes import WARM_UP, adamw, cycle
 from image_data import ImageData
-from lab3 import board, photographs, study, techniques_plots
-from lab3.study import Settings, varied
+from lab3 import board, photographs, small_pictures, study, techniques_plots
+from lab3.small_pictures import PictureSettings, Select
+from lab3.study import varied
 from vision_transformer import VisionTransformer
 
-DATASETS = tuple(name for name in photographs.DATASETS if name != "ants_bees")
 WIDTHS = (24, 48, 96)  # channels of the CNN
 VIT = {"patch_size": 4, "dim": 48, "depth": 3, "num_heads": 4, "mlp_dim": 96}
 NORMS = ("batch", "layer", "none")
@@ -59,10 +56,9 @@ TRIED = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(PictureSettings):
     """The flags."""
 
-    dataset: str = flag("digits", ", ".join(DATASETS), choices=DATASETS, metavar="NAME")
     study: str | None = flag(
         None, "several: rates, techniques or stability", choices=("rates", "techniques", "stability"), metavar="NAME"
     )
@@ -71,8 +67,6 @@ class Config(Settings):
     dropout: float = flag(0.0, "probability of dropping a feature before the last layer", SHARE)
     spatial_dropout: float = flag(0.0, "probability of dropping a whole channel of the cnn", SHARE)
     attention_dropout: float = flag(0.0, "probability of dropping a weight of the vit's attention", SHARE)
-    download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
-    train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
     epochs: int = flag(30, "passes over them", COUNT)
     batch_size: int = flag(64, "images per step", COUNT)
     optimizer: str = flag("adamw", "adamw; adam, whose weight decay is in the gradient; sgd, with momentum 0.9",
@@ -90,8 +84,6 @@ class Config(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.download and self.dataset != "cifar10":
-            raise ValueError(f"--download goes with cifar10, not with {self.dataset}")
         for name, network in (("spatial_dropout", "cnn"), ("attention_dropout", "vit")):
             if getattr(self, name) and self.network != network:
                 raise ValueError(f"--{name} goes with --network {network}")
@@ -326,7 +318,7 @@ def variants(config: Config) -> dict[str, list[Config]]:
     return varied(config, {"rates": rates, "techniques": TECHNIQUES, "stability": STABILITY}[config.study])
 
 
-def compare(config: Config, select: Callable[[Config], ImageData]) -> dict:
+def compare(config: Config, select: Select) -> dict:
     """Train every variant with its seeds, side by side; the body of the study's result."""
     groups = variants(config)
     keys = ("history:list", "metrics:dict?", "parameters:number", "seconds:number")
@@ -372,19 +364,7 @@ def ensemble(trials: list[dict], labels: Tensor) -> dict:
 
 def run(config: Config) -> dict:
     """Do what the flags ask for and return it in the form of a result file."""
-    start = time.perf_counter()
-    if config.download:
-        cifar.torchvision_set(config.dataset)(config.data_root, download=True)
-    pictures = photographs.read_small(config.dataset, config.data_root)
-
-    def select(single: Config) -> ImageData:
-        return photographs.select(pictures, single.train_size, single.seed)
-
-    data = select(config)
-    head = config.head(data.describe())
-    with records.claim(config.out, head, config.overwrite):
-        body = compare(config, select) if config.study else train(config, data)
-    return head | {"seconds": time.perf_counter() - start} | body
+    return small_pictures.run(config, train, compare)
 
 
 def print_result(result: dict) -> None:

@@ -31,15 +31,9 @@ def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
     return {study: {"rates": plot_rates, "techniques": plot_techniques, "stability": plot_stability}[study]}
 
 
-@utils.plot_style()
 def plot_curve(result: dict) -> Figure:
     """Validation accuracy after each epoch."""
-    figure = Figure(figsize=(4.4, 2.7))
-    axes = figure.subplots()
-    utils.draw_curves(axes, [result["history"]], "accuracy", 100)
-    utils.epoch_axis(axes, ylabel="validation accuracy (%)")
-    figure.suptitle(title(result), fontsize=9)
-    return figure
+    return drawing.curve(title(result), [result["history"]], {"accuracy": None}, 100, ylabel="validation accuracy (%)")
 
 
 @utils.plot_style()

@@ -41,8 +41,9 @@ from common.classification import get_number_trainable_params, majority_baseline
 from common.processes import connect, precision_of
 from common.recipes import adamw, cycle
 from image_data import ImageData
-from lab3 import board, photographs, study, transfer_plots
-from lab3.study import Settings, varied
+from lab3 import board, photographs, small_pictures, study, transfer_plots
+from lab3.small_pictures import PictureSettings
+from lab3.study import varied
 from lab3.transfer_networks import Staged, contender, imagenet_network, small_network
 
 METHODS = ("frozen", "partial", "full", "scratch")
@@ -81,7 +82,7 @@ RECIPES = {  # those of photographs and small pictures with the step sizes that 
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(PictureSettings):
     """The flags."""
 
     dataset: str = flag(
@@ -93,8 +94,6 @@ class Config(Settings):
         "full", "frozen: features and logistic regression; partial: the last stages; full; or scratch",
         choices=METHODS, metavar="NAME",
     )  # fmt: skip
-    download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
-    train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
     top_blocks: int = flag(0, "of partial: stages trained, with the head", within(0, 100), shown="2, of digits 1")
     image_size: int = flag(0, "pixels that the network sees", within(0, 1024), shown="224, of small pictures 112")
     epochs: int = flag(0, "passes over the training images", COUNT, shown="more where these are few")
@@ -109,8 +108,6 @@ class Config(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.download and self.dataset != "cifar10":
-            raise ValueError(f"--download goes with cifar10, not with {self.dataset}")
         if self.study == "domains" and self.dataset not in cifar.NAMES:
             raise ValueError("--study domains goes with --dataset cifar10_jpeg or cifar10, beside PneumoniaMNIST")
 
@@ -339,8 +336,7 @@ def summary(trials: list[dict]) -> dict:
 def run(config: Config) -> dict:
     """Do what the flags ask for and return it in the form of a result file."""
     start = time.perf_counter()
-    if config.download:
-        cifar.torchvision_set(config.dataset)(config.data_root, download=True)
+    small_pictures.fetch(config)
     groups = variants(config) if config.study else {"": [config]}
     first = [group[0] for group in groups.values()]
     pictures = {

@@ -51,15 +51,10 @@ def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
     return {study: {"methods": plot_methods, "sizes": plot_sizes, "domains": plot_domains, "rates": plot_rates}[study]}
 
 
-@utils.plot_style()
 def plot_curve(result: dict) -> Figure:
     """Validation accuracy after each epoch."""
-    figure = Figure(figsize=(4.4, 2.7))
-    axes = figure.subplots()
-    utils.draw_curves(axes, [result["history"]], "val_accuracy", 100)
-    utils.epoch_axis(axes, ylabel="validation accuracy (%)")
-    figure.suptitle(f"{title(result)}: {METHODS[result['config']['method']]}", fontsize=9)
-    return figure
+    words = f"{title(result)}: {METHODS[result['config']['method']]}"
+    return drawing.curve(words, [result["history"]], {"val_accuracy": None}, 100, ylabel="validation accuracy (%)")
 
 
 @utils.plot_style()

@@ -61,15 +61,10 @@ def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
     return {"curve": plot_curve, "recall": plot_recall}
 
 
-@utils.plot_style()
 def plot_curve(result: dict) -> Figure:
     """Recall among the validation clips after each epoch."""
-    figure = Figure(figsize=(4.4, 2.7))
-    axes = figure.subplots()
-    utils.draw_curves(axes, [result["history"]], "recall", 100)
-    utils.epoch_axis(axes, ylabel="first of all validation clips (%)")
-    figure.suptitle(title(result), fontsize=9)
-    return figure
+    words = "first of all validation clips (%)"
+    return drawing.curve(title(result), [result["history"]], {"recall": None}, 100, ylabel=words)
 
 
 @utils.plot_style()

@@ -19,8 +19,6 @@ import command_line  # first, for Ctrl-C during the others
 
 # isort: split
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -32,8 +30,7 @@ from torch import Tensor, nn
 
 import records
 import utils
-from command_line import COUNT, NOT_NEGATIVE, PRECISIONS, flag, within
-from common import cifar
+from command_line import COUNT, NOT_NEGATIVE, PRECISIONS, flag
 from common.classification import (
     get_number_trainable_params,
     inference_time,
@@ -45,13 +42,13 @@ from common.classification import (
 from common.processes import precision_of
 from common.recipes import adamw, cycle
 from image_data import ImageData
-from lab3 import board, photographs, study, vision_plots
+from lab3 import board, photographs, small_pictures, study, vision_plots
 from lab3 import vision_networks as blocks
-from lab3.study import Settings, varied
+from lab3.small_pictures import PictureSettings, Select
+from lab3.study import varied
 from lab3.vision_networks import Staged, compound
 from vision_transformer import VisionTransformer
 
-DATASETS = tuple(name for name in photographs.DATASETS if name != "ants_bees")  # photographs are larger
 DEPTH, SIZE = 2, 32  # blocks of a stage; and the pixels from which compound scaling starts
 # each with the width of its first stage that gives it about 275,000 parameters
 STAGED: dict[str, tuple[blocks.Block, int]] = {
@@ -75,14 +72,11 @@ TIMED = 200  # images whose time is measured
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(PictureSettings):
     """The flags."""
 
-    dataset: str = flag("digits", ", ".join(DATASETS), choices=DATASETS, metavar="NAME")
     study: str | None = flag(None, "several: rates or networks", choices=("rates", "networks"), metavar="NAME")
     network: str = flag("basic", ", ".join(NETWORKS), choices=NETWORKS, metavar="NAME")
-    download: bool = flag(False, "let torchvision fetch cifar10 first (170 MB)")
-    train_size: int = flag(0, "training images, as many of each class", within(0, 50_000), shown="all")
     epochs: int = flag(20, "passes over them", COUNT)
     batch_size: int = flag(64, "images per step", COUNT)
     learning_rate: float = flag(0.0, "largest step size of AdamW", NOT_NEGATIVE, shown="2e-3, of vit 1e-3")
@@ -91,11 +85,6 @@ class Config(Settings):
     mixed_precision: str = flag("no", "no; bf16; or auto: bf16 where the device computes in it", choices=PRECISIONS)
 
     SCRIPT: ClassVar[str] = "vision"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.download and self.dataset != "cifar10":
-            raise ValueError(f"--download goes with cifar10, not with {self.dataset}")
 
     @property
     def family(self) -> str:
@@ -197,10 +186,10 @@ def variants(config: Config) -> dict[str, list[Config]]:
     return varied(replace(config, seeds=config.seeds[:1]), changes)
 
 
-def compare(config: Config, described: Callable[[Config], dict]) -> dict:
+def compare(config: Config, select: Select) -> dict:
     """Train every variant with its seeds, side by side; the body of the study's result."""
     keys = ("history:list", "metrics:dict", "parameters:number", "multiply_adds:number", "seconds:number")
-    trials = study.train_all(variants(config), described, keys)
+    trials = study.train_all(variants(config), lambda single: select(single).describe(), keys)
     results = [trial for group in trials.values() for trial in group]
     return {
         "models": {name: summary(group) for name, group in trials.items()},
@@ -227,19 +216,7 @@ def summary(trials: list[dict]) -> dict:
 
 def run(config: Config) -> dict:
     """Do what the flags ask for and return it in the form of a result file."""
-    start = time.perf_counter()
-    if config.download:
-        cifar.torchvision_set(config.dataset)(config.data_root, download=True)
-    pictures = photographs.read_small(config.dataset, config.data_root)
-
-    def select(single: Config) -> ImageData:
-        return photographs.select(pictures, single.train_size, single.seed)
-
-    data = select(config)
-    head = config.head(data.describe())
-    with records.claim(config.out, head, config.overwrite):
-        body = compare(config, lambda single: select(single).describe()) if config.study else train(config, data)
-    return head | {"seconds": time.perf_counter() - start} | body
+    return small_pictures.run(config, train, compare)
 
 
 def print_result(result: dict) -> None:

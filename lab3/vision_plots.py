@@ -30,15 +30,10 @@ def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
     return {"rates": plot_rates} if result["run"].split("-")[1] == "rates" else {"networks": plot_networks}
 
 
-@utils.plot_style()
 def plot_curve(result: dict) -> Figure:
     """Validation accuracy after each epoch."""
-    figure = Figure(figsize=(4.4, 2.7))
-    axes = figure.subplots()
-    utils.draw_curves(axes, [result["history"]], "val_accuracy", 100)
-    utils.epoch_axis(axes, ylabel="validation accuracy (%)")
-    figure.suptitle(f"{title(result)}: {result['config']['network']}", fontsize=9)
-    return figure
+    words = f"{title(result)}: {result['config']['network']}"
+    return drawing.curve(words, [result["history"]], {"val_accuracy": None}, 100, ylabel="validation accuracy (%)")
 
 
 @utils.plot_style()

@@ -117,10 +117,10 @@ def read(tmp_path, name):
 
 def test_teachers_are_trained_once_and_left_as_they_are(trained, tmp_path, capsys):
     assert distill.main([*FEW, "--label_weight", "1", "--out", str(tmp_path)]) == 0
-    assert trained == ["distill-digits-label_weight1-train_size50-epochs1-seed0"]
+    assert trained == ["distill-digits-train_size50-label_weight1-epochs1-seed0"]
     assert distill.main([*FEW, "--out", str(tmp_path)]) == 0
-    teachers = ["distill-digits-teacher" + name for name in ("", "-member1", "-member2")]
-    assert trained[2:] == [f"{name}-train_size50-epochs1-seed0" for name in teachers]
+    teachers = ["teacher" + name for name in ("", "-member1", "-member2")]
+    assert trained[2:] == [f"distill-digits-train_size50-{name}-epochs1-seed0" for name in teachers]
     files = {path: path.read_bytes() for path in sorted((tmp_path / "lab3").glob("*teacher*"))}
     assert len(files) == 6
     assert distill.main([*FEW, "--temperature", "9", "--out", str(tmp_path)]) == 0
@@ -131,7 +131,7 @@ def test_teachers_are_trained_once_and_left_as_they_are(trained, tmp_path, capsy
     log_probs = [np.load(path)["test"] for path in files if path.suffix == ".npz"]
     labels = photographs.select(photographs.digits(0, 10)).test[1].numpy()
     right = (np.mean(np.exp(log_probs), 0).argmax(1) == labels).mean()
-    found = read(tmp_path, "distill-digits-temperature9-train_size50-epochs1-seed0")
+    found = read(tmp_path, "distill-digits-train_size50-temperature9-epochs1-seed0")
     assert found["teachers"]["test"]["accuracy"]["mean"] == pytest.approx(right)
     assert len({array.tobytes() for array in log_probs}) == 3  # each teacher has a seed of its own
 
@@ -142,7 +142,7 @@ def test_a_teacher_without_its_file_is_trained_again(trained, tmp_path):
     trained.clear()
     assert distill.main([*FEW, "--out", str(tmp_path)]) == 0
     assert [name for name in trained if "teacher" in name] == [
-        "distill-digits-teacher-member1-train_size50-epochs1-seed0"
+        "distill-digits-train_size50-teacher-member1-epochs1-seed0"
     ]
 
 

@@ -161,7 +161,7 @@ def test_the_study_of_labels(one_by_one, tmp_path):
     result = json.loads((tmp_path / "lab3" / "self_supervised-labels-digits.json").read_text())
     assert list(result["models"]) == list(self_supervised.METHODS)
     single = json.loads(
-        (tmp_path / "lab3" / "self_supervised-digits-pixels-train_size100-epochs1-seed4.json").read_text()
+        (tmp_path / "lab3" / "self_supervised-digits-train_size100-pixels-epochs1-seed4.json").read_text()
     )
     found = result["models"]["pixels"]["metrics"]["test"]["50"]
     assert found["values"][1] == single["metrics"]["test"]["50"]["mean"]
