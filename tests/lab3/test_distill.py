@@ -75,7 +75,6 @@ def test_the_student_is_the_homework_s_network():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"download": True}, "--download goes with cifar10"),
         ({"smoothing": 0.1}, "--smoothing is of labels"),
         ({"member": 3}, "--member is 3"),
     ],

@@ -150,11 +150,6 @@ def test_from_scratch_sees_the_labelled_images_alone(monkeypatch, data):
         assert torch.equal(labels[-size:], data.train[1][chosen])
 
 
-def test_only_cifar_is_downloaded():
-    with pytest.raises(ValueError, match="--download goes with cifar10"):
-        Config(download=True)
-
-
 def test_the_study_of_labels(one_by_one, tmp_path):
     flags = ("--study", "labels", "--train_size", "100", "--epochs", "1", "--seeds", "3", "4", "--out", str(tmp_path))
     assert self_supervised.main(flags) == 0

@@ -163,7 +163,6 @@ def test_an_ensemble_by_hand():
     [
         ({"network": "vit", "spatial_dropout": 0.1}, "--spatial_dropout goes with --network cnn"),
         ({"attention_dropout": 0.1}, "--attention_dropout goes with --network vit"),
-        ({"download": True}, "--download goes with cifar10"),
     ],
 )
 def test_what_does_not_go_together(flags, words):
