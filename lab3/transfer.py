@@ -37,7 +37,7 @@ import records
 import utils
 from command_line import COUNT, NOT_NEGATIVE, PRECISIONS, flag, within
 from common import cifar, strong
-from common.classification import get_number_trainable_params, majority_baseline, predict
+from common.classification import get_number_trainable_params, majority_baseline, predict, some
 from common.processes import connect, precision_of
 from common.recipes import adamw, cycle
 from image_data import ImageData
@@ -55,6 +55,7 @@ TRIED = (1e-4, 3e-4, 1e-3, 3e-3)  # step sizes
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # the inverse of logistic regression's penalty
 PHOTOGRAPH, ENLARGED, DIGIT = 224, 112, 28  # pixels that a network sees of each kind of image
 MARGIN = 8 / 7  # photographs are read larger than a network sees them, by as much
+WATCHED = 200  # validation images whose accuracy is measured after each epoch
 AT_ONCE = 25  # images in a forward pass that is not trained on
 PRETRAINING_EPOCHS = 10  # on the first digits
 
@@ -216,9 +217,9 @@ def adapt(config: Config, data: ImageData, network: nn.Module, parts: dict) -> d
     """Train what is not frozen; which images of each part are right then, and the history."""
     epochs = config.epochs_for(len(data.train[1]))
     batches = utils.Batches(data.train, config.recipe.batch_size, config.seed)
-    optimizer = adamw(network, config.recipe.rate, config.weight_decay)
+    optimizer, watched = adamw(network, config.recipe.rate, config.weight_decay), some(data.val, WATCHED)
     history = utils.fit(
-        network, batches, optimizer, evaluate=lambda model: {"val_accuracy": share_right(model, data.val)},
+        network, batches, optimizer, evaluate=lambda model: {"val_accuracy": share_right(model, watched)},
         epochs=epochs, seed=config.seed, checkpoint=config.file(".ckpt"),
         config=config.settings() | {"epochs": epochs, "data": data.digest}, resume=config.resume,
         overwrite=config.overwrite, device=config.device, mixed_precision=config.settings()["mixed_precision"],
