@@ -31,6 +31,7 @@ PICTURES = {
 }
 SENTENCES = {"grammar": {}, "rotten_tomatoes": {"labels": 2048}}
 DATASETS = (*PICTURES, *SENTENCES)
+NOT_SHOWN = ("ants_bees",)  # whose pictures are for research use alone
 AT_ONCE = 50  # masked pictures in a forward pass
 BLUR = 1 / 8  # deviation of the blur, as a share of a picture's side
 CELLS = 7  # on a side, in which pixels are occluded together
@@ -121,8 +122,8 @@ class Pictures:
         }[method]().flatten()  # fmt: skip
 
     def shown(self, count: int) -> list[int]:
-        """The items that are examples."""
-        return evenly(len(self.images), count).tolist()
+        """The items that are examples: none of photographs that nobody may publish."""
+        return [] if self.config.dataset in NOT_SHOWN else evenly(len(self.images), count).tolist()
 
     def example(self, item: int, maps: dict[str, Tensor]) -> dict:
         """A picture (8 bits, channels last) and its maps (-100 to 100), as small as a plot shows them."""
