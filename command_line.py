@@ -307,7 +307,7 @@ def reason(error: OSError | ValueError) -> str:
 
 
 # libraries that few commands need, by the extra of pyproject.toml that installs them
-EXTRAS = {"peft": "lab3", "sacrebleu": "lab3", "tokenizers": "lab3", "transformers": "lab3"}
+EXTRAS = {"captum": "lab3", "peft": "lab3", "sacrebleu": "lab3", "tokenizers": "lab3", "transformers": "lab3"}
 
 
 def how_to_install(error: ModuleNotFoundError) -> str | None:

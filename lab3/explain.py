@@ -10,6 +10,7 @@ Each method gives every pixel or word a score. Two tests keep a pretty map from 
 calls important first, and the probability should fall at once; insert that first, and it should rise at once. And a
 network whose weights are drawn anew should have another map: one that stays explains the picture, not the network.
 Beside the methods stand a random map and one of the input alone, of contrasts or of rare words, for comparison.
+The photographs of ants and bees are for research use, so a result of theirs keeps no pictures and has no plot of them.
 
 Letters: N items, F pixels or words, T steps of a curve.
 """

@@ -35,9 +35,14 @@ def title(result: dict) -> str:
 def plots(path: Path) -> dict[str, Callable[[dict], Figure]]:
     """The plots that a result has. Raises ValueError for a file that does not hold what they need."""
     result = records.load_result(path, *KEYS)
-    pictures = "pixels" in result["examples"][0]
+    pictures = of_pictures(result)
     records.load_result(path, *(f"examples.*.{key}:list" for key in (("pixels", "size") if pictures else ("words",))))
-    return {"examples": plot_pictures if pictures else plot_sentences, "curves": plot_curves, "scores": plot_scores}
+    examples = {"examples": plot_pictures if pictures else plot_sentences} if result["examples"] else {}
+    return examples | {"curves": plot_curves, "scores": plot_scores}
+
+
+def of_pictures(result: dict) -> bool:
+    return "contrast" in result["methods"]
 
 
 def prediction(example: dict) -> str:
@@ -102,7 +107,7 @@ def plot_curves(result: dict) -> Figure:
             axes.set(ylim=(0, 1.02))
         row[0].set_ylabel("probability")
         row[0].legend(fontsize=7)
-    what = "words" if "words" in result["examples"][0] else "pixels"
+    what = "pixels" if of_pictures(result) else "words"
     for top, bottom, (way, (done, better)) in zip(*panels, WAYS.items(), strict=True):
         top.set_title(f"{way}: a {better} curve is better")
         bottom.set_xlabel(f"{what} {done}, the most important first (%)")

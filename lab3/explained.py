@@ -4,7 +4,7 @@ What replaces a removed pixel is a choice: here the picture's own blur, which ta
 black or grey spots would be shapes of their own, which no network was trained on. A removed word leaves its sentence,
 so that the rest is a sentence still, and where none is left one unknown word stands.
 
-Letters: N items, B batch, C channels, S pixels on a side, F pixels or words, G groups of them, M masks, L tokens,
+Letters: N items, B batch, C channels, S pixels on a side, F pixels or words, M masks, L tokens,
 D embedding, K classes.
 """
 
@@ -31,6 +31,7 @@ PICTURES = {
 }
 SENTENCES = {"grammar": {}, "rotten_tomatoes": {"labels": 2048}}
 DATASETS = (*PICTURES, *SENTENCES)
+NOT_SHOWN = ("ants_bees",)  # whose pictures are for research use alone
 AT_ONCE = 50  # masked pictures in a forward pass
 BLUR = 1 / 8  # deviation of the blur, as a share of a picture's side
 CELLS = 7  # on a side, in which pixels are occluded together
@@ -85,8 +86,7 @@ class Pictures:
         self.images = seen(self.images, self.images.shape[1], side).contiguous()
         self.blurred = gaussian_blur(self.images, kernel_size=2 * (side // 3) + 1, sigma=BLUR * side)
         cells = torch.arange(CELLS**2, dtype=torch.float).view(1, 1, CELLS, CELLS)
-        cells = F.interpolate(cells, size=(side, side), mode="nearest").flatten()  # (F), the cell of each pixel
-        self.cells = cells == torch.arange(CELLS**2)[:, None]  # (G, F)
+        self.cells = F.interpolate(cells, size=(side, side), mode="nearest").long().flatten()  # (F), each pixel's
 
     def train(self) -> tuple[nn.Module, dict]:
         network = transfer.build(self.config, self.data)
@@ -94,7 +94,7 @@ class Pictures:
         return network, found["right"]
 
     def parts(self, item: int) -> int:
-        return self.cells.shape[1]
+        return len(self.cells)
 
     def to_redraw(self) -> tuple[Tensor, ...]:
         return (self.data.train[0][evenly(len(self.data.train[1]), TO_REDRAW)],)
@@ -121,8 +121,8 @@ class Pictures:
         }[method]().flatten()  # fmt: skip
 
     def shown(self, count: int) -> list[int]:
-        """The items that are examples."""
-        return evenly(len(self.images), count).tolist()
+        """The items that are examples: none of photographs that nobody may publish."""
+        return [] if self.config.dataset in NOT_SHOWN else evenly(len(self.images), count).tolist()
 
     def example(self, item: int, maps: dict[str, Tensor]) -> dict:
         """A picture (8 bits, channels last) and its maps (-100 to 100), as small as a plot shows them."""
@@ -193,7 +193,7 @@ class Sentences:
             "random": lambda: torch.rand(count, generator=generator),
             "rare words": lambda: torch.tensor([1 / (1 + self.counts[word]) for word in words]),
             "integrated gradients": lambda: self.integrated_gradients(network, words, kind),
-            "occlusion": lambda: explanations.occlusion(value, torch.eye(count, dtype=torch.bool)),
+            "occlusion": lambda: explanations.occlusion(value, torch.arange(count)),
             "LIME": lambda: explanations.lime(value, count, LIME_SAMPLES, generator),
             "Shapley values": lambda: explanations.shapley(value, count, SHAPLEY_ORDERS, generator),
         }[method]()

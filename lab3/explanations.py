@@ -2,75 +2,80 @@
 
 An input has F parts: the pixels of a picture, or the words of a sentence. What looks at a network from outside needs
 its score alone, by what is kept of the input (`Value`); what looks inside needs gradients, of pictures or embeddings.
+The methods are Captum's (Kokhlikyan et al. 2020), each with the choices that are made here.
 
-Letters: B batch, C channels, S pixels on a side, F parts, G groups of them, M masks, T steps of a curve.
+Letters: B batch, C channels, S pixels on a side, F parts, M masks, T steps of a curve.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from captum import attr
+from captum._utils.models.linear_model import SkLearnLinearRegression
+from captum.attr._core.lime import get_exp_kernel_similarity_function
 from scipy.ndimage import gaussian_gradient_magnitude
 from scipy.stats import spearmanr
-from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 
 Score = Callable[[Tensor], Tensor]  # of a batch of inputs, the score (B) of the class that is explained
 Value = Callable[[Tensor], Tensor]  # the same of one input, by what is kept of it: of masks (M, F), scores (M)
 
-IG_STEPS = 32  # points on the way from the baseline, of which the sum is within about a hundredth of the integral
+# points on the way from the baseline: of the digits and the grammar the sum is then within a hundredth of the integral;
+# more than Gauss and Legendre's points are the middles of equal steps near it, networks being nowhere near polynomials
+IG_STEPS = 128
+AT_ONCE = 32  # of them in a pass
 
 
 # --- from inside: gradients --------------------------------------------------------------------------
 
 
-def gradient(score: Score, inputs: Tensor) -> Tensor:
-    inputs = inputs.detach().requires_grad_()
-    return torch.autograd.grad(score(inputs).sum(), inputs)[0]
-
-
 def saliency(score: Score, images: Tensor) -> Tensor:
     """The gradient's absolute value, the largest over channels (B, S, S), at images (B, C, S, S) (Simonyan 2014)."""
-    return gradient(score, images).abs().amax(1)
+    return attr.Saliency(score).attribute(images.detach().requires_grad_()).amax(1)
 
 
-def integrated_gradients(score: Score, inputs: Tensor, baseline: Tensor, steps: int = IG_STEPS) -> Tensor:
+def integrated_gradients(score: Score, inputs: Tensor, baseline: Tensor) -> Tensor:
     """The mean gradient on the straight way from a baseline to one input (1, ...), times that way; in its shape.
 
     They sum up to the difference of the two scores, but for the sum's error (Sundararajan et al. 2017).
     """
-    shares = (torch.arange(steps, dtype=inputs.dtype) + 0.5) / steps  # the midpoint rule
-    way = inputs - baseline
-    points = baseline + shares.view(-1, *[1] * (inputs.ndim - 1)) * way  # (steps, ...)
-    return way * gradient(score, points).mean(0, keepdim=True)
+    return attr.IntegratedGradients(score).attribute(
+        inputs, baseline, n_steps=IG_STEPS, method="riemann_middle", internal_batch_size=AT_ONCE
+    )
 
 
 def grad_cam(score: Score, images: Tensor, layer: nn.Module) -> Tensor:
     """A layer's maps, weighted by their mean gradients, where positive, as (B, S, S) (Selvaraju et al. 2017)."""
-    seen = []
-    hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    try:
-        # the images need a gradient, or the maps have none where all layers up to them are frozen
-        scores = score(images.detach().requires_grad_())
-    finally:
-        hook.remove()
-    (maps,) = seen  # (B, C', S', S')
-    weights = torch.autograd.grad(scores.sum(), maps)[0].mean((2, 3), keepdim=True)
-    found = (weights * maps).sum(1, keepdim=True).relu()
-    return F.interpolate(found.detach(), size=images.shape[2:], mode="bilinear")[:, 0]
+    found = attr.LayerGradCam(score, layer).attribute(images, relu_attributions=True)
+    return attr.LayerAttribution.interpolate(found.detach(), images.shape[2:], "bilinear")[:, 0]
 
 
 # --- from outside: what changes when parts are gone --------------------------------------------------
 
 
+def whole(parts: int) -> Tensor:
+    return torch.ones(1, parts, dtype=torch.bool)
+
+
+@contextlib.contextmanager
+def drawn_by(generator: torch.Generator) -> Iterator[None]:
+    """Within it `generator` takes the place of PyTorch's own, from which Captum draws, and which stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(generator.get_state())
+        yield
+        generator.set_state(torch.get_rng_state())
+
+
 def occlusion(value: Value, groups: Tensor) -> Tensor:
-    """By how much the score falls without each group (G, F) of parts, for each part of it (F) (Zeiler, Fergus 2014)."""
-    drops = value(torch.ones_like(groups[:1])) - value(~groups)  # (G)
-    return drops @ groups.to(drops.dtype)
+    """By how much the score falls without each part's group, whose number is in `groups` (F) (Zeiler, Fergus 2014)."""
+    return attr.FeatureAblation(value).attribute(
+        whole(len(groups)), baselines=False, feature_mask=groups[None], perturbations_per_eval=len(groups.unique())
+    )[0]
 
 
 def lime(value: Value, parts: int, samples: int, generator: torch.Generator) -> Tensor:
@@ -79,11 +84,14 @@ def lime(value: Value, parts: int, samples: int, generator: torch.Generator) -> 
     Ribeiro et al. (2016), with their weights for texts but without a penalty; from one sample to another any share of
     the parts is kept.
     """
-    masks = torch.rand(samples, parts, generator=generator) < torch.rand(samples, 1, generator=generator)
-    distance = 1 - (masks.double().mean(1)).sqrt()  # (M), the cosine's from the whole
-    near = torch.exp(-((distance / 0.25) ** 2) / 2)
-    fitted = LinearRegression().fit(masks.numpy(), value(masks).double().numpy(), near.numpy())
-    return torch.from_numpy(fitted.coef_)
+    method = attr.Lime(
+        value,
+        SkLearnLinearRegression(),
+        similarity_func=get_exp_kernel_similarity_function("cosine", kernel_width=0.25),
+        perturb_func=lambda kept, **_: torch.rand(kept.shape) < torch.rand(1),
+    )
+    with drawn_by(generator):
+        return method.attribute(whole(parts), baselines=False, n_samples=samples, perturbations_per_eval=samples)[0]
 
 
 def shapley(value: Value, parts: int, orders: int, generator: torch.Generator) -> Tensor:
@@ -91,10 +99,10 @@ def shapley(value: Value, parts: int, orders: int, generator: torch.Generator) -
 
     They sum up to the score of the whole less that of nothing.
     """
-    places = torch.rand(orders, parts, generator=generator).argsort(1)  # (orders, F): when each part comes
-    masks = places[:, None] < torch.arange(parts + 1)[:, None]  # (orders, F + 1, F)
-    added = value(masks.flatten(0, 1)).view(orders, parts + 1).diff(dim=1)  # (orders, F), in the order of coming
-    return added.gather(1, places).mean(0)
+    with drawn_by(generator):
+        return attr.ShapleyValueSampling(value).attribute(
+            whole(parts), baselines=False, n_samples=orders, perturbations_per_eval=parts
+        )[0]
 
 
 # --- from the picture alone --------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Explanations against hand-worked cases, and the two tests of them on models whose important parts are known."""
+"""Explanations against their formulas and hand-worked cases, and the two tests of them on models of known parts."""
 
 import itertools
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+pytest.importorskip("captum")
 
 from lab3 import explanations
 
@@ -59,13 +61,18 @@ def test_integrated_gradients_of_an_affine_score_are_its_terms():
     torch.testing.assert_close(found, WEIGHTS * (inputs - baseline))
 
 
-def test_integrated_gradients_are_complete():
+def test_integrated_gradients_are_the_mean_gradient_times_the_way():
+    """At the middles of equal steps, and so complete but for an error that falls with the square of their number."""
     network = TinyCNN().double().eval()
     image, baseline = torch.randn(2, 1, 2, 5, 5, dtype=torch.float64)
     score = lambda images: network(images)[:, 2]  # noqa: E731
-    found = explanations.integrated_gradients(score, image, baseline, steps=200)
-    assert found.shape == image.shape
-    # the midpoint rule's error falls with the square of the number of steps
+    mean, steps = 0, explanations.IG_STEPS
+    for step in range(steps):
+        point = (baseline + (step + 0.5) / steps * (image - baseline)).requires_grad_()
+        mean = mean + torch.autograd.grad(score(point).sum(), point)[0] / steps
+    found = explanations.integrated_gradients(score, image, baseline)
+    # Captum has the lengths of steps in single precision
+    torch.testing.assert_close(found, mean * (image - baseline), rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(found.sum(), (score(image) - score(baseline))[0], rtol=1e-4, atol=1e-6)
 
 
@@ -83,6 +90,18 @@ def test_grad_cam_by_hand():
     assert not layer._forward_hooks
 
 
+def test_grad_cam_by_its_formula():
+    """A map's weight is its mean gradient, of a network that is not affine after its maps."""
+    network, images = TinyCNN().double().eval(), torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    maps = network.conv(images).detach().requires_grad_()
+    slopes = torch.autograd.grad(network.head(network.norm(maps).tanh().mean((2, 3)))[:, 3].sum(), maps)[0]
+    expected = torch.einsum("bc,bcij->bij", slopes.mean((2, 3)), maps).clamp(min=0)
+    found = explanations.grad_cam(lambda images: network(images)[:, 3], images, network.conv)
+    assert 0 < (expected > 0).sum() < expected.numel()
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected)
+
+
 def test_grad_cam_where_all_is_frozen():
     network = TinyCNN().eval()
     image = torch.randn(1, 2, 4, 4)
@@ -92,25 +111,50 @@ def test_grad_cam_where_all_is_frozen():
     assert torch.equal(explanations.grad_cam(score, image, network.conv), before)
 
 
+def product(kept):
+    """A score to which every two parts that are kept add something, too."""
+    pairs = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return additive(kept) + torch.einsum("mi,ij,mj->m", kept.double(), pairs, kept.double())
+
+
 def test_occlusion_by_a_loop():
-    groups = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]).bool()
-    torch.manual_seed(1)
-    pairs = torch.randn(6, 6, dtype=torch.float64)
-    value = lambda kept: torch.stack([k.double() @ pairs @ k.double() for k in kept])  # noqa: E731
-    found = explanations.occlusion(value, groups)
+    groups = torch.tensor([0, 0, 1, 2, 2, 2])
+    found = explanations.occlusion(product, groups)
     for part in range(6):
-        group = next(group for group in groups if group[part])
-        without = [i for i in range(6) if not group[i]]
-        assert found[part].item() == pytest.approx((pairs.sum() - pairs[without][:, without].sum()).item())
+        masks = torch.stack([torch.ones(6).bool(), groups != groups[part]])
+        assert found[part].item() == pytest.approx(-product(masks).diff().item())
 
 
-def test_lime_and_shapley_of_an_additive_score_are_its_weights(generator):
+def test_of_an_additive_score_the_parts_are_its_weights(generator):
     for found in (
         explanations.lime(additive, 6, 100, generator),
         explanations.shapley(additive, 6, 3, generator),
-        explanations.occlusion(additive, torch.eye(6).bool()),
+        explanations.occlusion(additive, torch.arange(6)),
     ):
-        torch.testing.assert_close(found, WEIGHTS, rtol=1e-9, atol=1e-9)
+        # Captum fits and adds up in single precision
+        torch.testing.assert_close(found.double(), WEIGHTS, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_inputs_of_one_part_or_two(parts, generator):
+    value = lambda kept: 3 + 2 * kept.double().sum(1)  # noqa: E731
+    for found in (
+        explanations.lime(value, parts, 50, generator),
+        explanations.shapley(value, parts, 3, generator),
+        explanations.occlusion(value, torch.arange(parts)),
+    ):
+        assert found.tolist() == pytest.approx([2] * parts, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", [explanations.lime, explanations.shapley])
+def test_what_is_drawn_comes_from_the_generator_alone(method):
+    state = torch.get_rng_state()
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 5, 6)]
+    first, same, other = (method(product, 6, 8, generator) for generator in generators)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, method(product, 6, 8, generators[0]))  # which has moved on
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def glove_game(kept):
@@ -121,23 +165,46 @@ def glove_game(kept):
 def test_shapley_values_of_the_glove_game(generator):
     """The textbook's values are 2/3, 1/6 and 1/6; whatever the orders, they sum up to what the whole is worth."""
     assert explanations.shapley(glove_game, 3, 1, generator).sum().item() == pytest.approx(1)
-    found = explanations.shapley(glove_game, 3, 4000, generator)
-    # a deviation of at most 1/2 of one order, over the root of 4,000: four of them
-    torch.testing.assert_close(found, torch.tensor([2 / 3, 1 / 6, 1 / 6]).double(), rtol=0, atol=0.032)
+    found = explanations.shapley(glove_game, 3, 1000, generator)
+    # a deviation of at most 1/2 of one order, over the root of 1,000: four of them
+    torch.testing.assert_close(found, torch.tensor([2 / 3, 1 / 6, 1 / 6]), rtol=0, atol=0.064)
 
 
-def test_lime_weighs_what_is_near(generator):
-    """On a score with a product, the parts' slopes are those near the whole, not those far from it."""
-    both = lambda kept: kept.all(1).double()  # noqa: E731
-    found = explanations.lime(both, 2, 20_000, generator)
-    # of a third each 00 and 11 and a sixth each of 01 and 10, by hand
-    masks = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]).double()
-    chance = torch.tensor([1 / 3, 1 / 6, 1 / 6, 1 / 3])
-    near = torch.exp(-((1 - masks.mean(1).sqrt()) ** 2) / (2 * 0.25**2))
-    weight = (chance * near).sqrt()[:, None]
-    design = torch.cat([torch.ones(4, 1), masks], 1).double()
-    expected = torch.linalg.lstsq(weight * design, weight * masks.prod(1, keepdim=True)).solution[1:, 0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
+def test_shapley_values_are_what_parts_add_on_average_over_orders(generator):
+    """The same orders, by hand: a part's share is the score once it has come less that before."""
+    orders, expected = [], torch.zeros(6, dtype=torch.float64)
+    torch.set_rng_state(generator.get_state())
+    for _ in range(5):
+        orders.append(torch.randperm(6).tolist())
+    for order in orders:
+        kept = torch.zeros(1, 6).bool()
+        for part in order:
+            before = product(kept)
+            kept[0, part] = True
+            expected[part] += (product(kept) - before).item() / 5
+    torch.testing.assert_close(explanations.shapley(product, 6, 5, generator).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_lime_is_the_weighted_least_squares_of_its_samples(generator):
+    """Weights by the cosine's distance from the whole, and no penalty."""
+    samples = []
+    value = lambda kept: samples.append(kept) or product(kept)  # noqa: E731
+    found = explanations.lime(value, 6, 40, generator)
+    (masks,) = samples
+    assert masks.shape == (40, 6)
+    distance = 1 - F.cosine_similarity(masks.double(), torch.ones(1, 6).double())
+    weight = (-(distance**2) / (2 * 0.25**2)).exp().sqrt()[:, None]
+    design = torch.cat([torch.ones(40, 1), masks], 1).double()
+    expected = torch.linalg.lstsq(weight * design, weight * product(masks)[:, None]).solution[1:, 0]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_limes_samples_keep_any_share_of_the_parts(generator):
+    """The number kept of n parts, each kept by a chance that is uniform, is uniform from 0 to n."""
+    samples = []
+    explanations.lime(lambda kept: samples.append(kept) or kept.double().sum(1), 4, 2000, generator)
+    counts = torch.bincount(samples[0].sum(1), minlength=5)
+    assert (counts - 400).abs().max() < 4 * (2000 * 0.2 * 0.8) ** 0.5  # four deviations
 
 
 def test_contrast_is_at_edges():
