@@ -1,4 +1,6 @@
-"""Two towers: one reads speech, the other its text, and both give vectors that can be compared (Radford et al. 2021).
+"""Two towers: one reads speech, the other its text, and both give vectors that can be compared.
+
+CLIP (Radford et al. 2021) does so with pictures and captions.
 
 Letters: B batch, T frames of a spectrogram, S positions of speech (T / 4), N characters, F mel bins, D width,
 E dimensions of the vectors.
