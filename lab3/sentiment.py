@@ -356,16 +356,9 @@ def print_result(result: dict) -> None:
 @command_line.entry_point
 def main(argv: list[str] | None = None) -> int:
     config = command_line.parse(Config, argv, __doc__)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    result = run(config)
-    # a result that was read keeps the environment it was measured in
-    path = config.file(".json") if "environment" in result else records.save_results(config.out, result)
+    code = study.main(config, run, print_result, sentiment_plots.draw)
     config.file(".ckpt").unlink(missing_ok=True)  # 270 MB of MiniLM's, and dozens of runs in a study
-    print_result(result)
-    print(f"  {records.cost(records.load_result(path))}")
-    print(path, *sentiment_plots.draw([path], Path(config.out) / "plots"), *board.command(config), sep="\n")
-    return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ def main(
     torch.set_num_threads(1)  # small steps gain little from a second one; a study has a process for each core instead
     torch.set_flush_denormal(True)
     result = run(config)
-    path = records.save_results(config.out, result)
+    # a result that was read keeps the environment it was measured in
+    path = config.file(".json") if "environment" in result else records.save_results(config.out, result)
     print_result(result)
     print(f"  {records.cost(records.load_result(path))}")
     print(path, *draw([path], Path(config.out) / "plots"), *board.command(config), sep="\n")

@@ -300,7 +300,7 @@ TECHNIQUES: dict[str, dict] = {
     "vit": {"network": "vit"},
     "vit, attention dropout 0.2": {"network": "vit", "attention_dropout": 0.2},
 }
-DANGERS = {  # without normalisation; the first makes all units die, unless the step size rises slowly
+DANGERS = {  # without normalisation
     "large steps": {"norm": "none", "learning_rate": 0.03},
     "a broken batch": {"norm": "none", "optimizer": "sgd", "learning_rate": 0.05, "spike": True},
 }
