@@ -164,7 +164,7 @@ def fit(config: Config, model: TwoTowers, corpus: Corpus, learning_rate: float) 
         model, batches, optimizer, loss_fn=losses, evaluate=lambda model: validate(model, corpus.validation),
         scheduler=cycle(optimizer, config.epochs * len(batches)), keep_best=lambda metrics: -metrics["loss"],
         epochs=config.epochs, seed=config.seed, device=config.device, tensorboard=board.folder(config),
-        checkpoint=config.file(f"-{corpus.name}.pt"), config=config.settings() | {"corpus": corpus.digest},
+        checkpoint=config.file(f"-{corpus.name}.ckpt"), config=config.settings() | {"corpus": corpus.digest},
         resume=config.resume, overwrite=config.overwrite,
     )  # fmt: skip
 
